@@ -1,0 +1,1 @@
+"""What every process stands on: settings, errors, tensors, telemetry, RPC plumbing, lifecycle."""

@@ -1,0 +1,196 @@
+"""Tensor specs, signatures and the OIP datatypes as numpy and as raw bytes; no torch, no protobuf."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from chassis.errors import InvalidArgument
+
+# BF16 has no numpy type: its elements are carried as the uint16 with the same bits.
+NUMPY_TYPES: dict[str, np.dtype[np.generic]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+    "BF16": np.dtype("<u2"),
+    "BYTES": np.dtype(np.object_),
+}
+
+# Bytes of one element on the wire; BYTES elements have none: each is a length and its bytes.
+ELEMENT_BYTES: dict[str, int] = {
+    name: dtype.itemsize for name, dtype in NUMPY_TYPES.items() if name != "BYTES"
+}
+
+_DATATYPES: dict[np.dtype[np.generic], str] = {
+    dtype: name for name, dtype in NUMPY_TYPES.items() if name not in ("BF16", "BYTES")
+}
+
+MAX_ELEMENTS = 2**40
+
+
+def datatype_of(array: npt.NDArray[np.generic]) -> str:
+    """The OIP datatype of a numpy array; object, string and bytes arrays are BYTES.
+
+    Raises InvalidArgument (BAD_DATATYPE).
+    """
+    if array.dtype.kind in "OSU":
+        return "BYTES"
+    found = _DATATYPES.get(array.dtype.newbyteorder("<"))
+    if found is None:
+        raise InvalidArgument(
+            "BAD_DATATYPE",
+            f"numpy dtype {array.dtype} has no OIP datatype; expected one of "
+            + ", ".join(sorted(str(dtype) for dtype in _DATATYPES)),
+        )
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One named tensor of a model's interface.
+
+    `datatype` is the OIP name ("FP32", "INT64", "BYTES", ...); `shape` holds positive sizes or -1
+    for any; where the model batches, the first dimension is the batch and must be -1.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
+        if not self.name:
+            raise InvalidArgument("BAD_SPEC", "a TensorSpec needs a name")
+        if self.datatype not in NUMPY_TYPES:
+            raise InvalidArgument(
+                "BAD_SPEC",
+                f"tensor {self.name!r}: datatype {self.datatype!r} is unknown; expected one of "
+                + ", ".join(NUMPY_TYPES),
+            )
+        if any(size < -1 or size == 0 for size in self.shape):
+            raise InvalidArgument(
+                "BAD_SPEC",
+                f"tensor {self.name!r}: shape {list(self.shape)} holds a size that is neither "
+                "positive nor -1",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a model takes and gives, in the order of its forward's arguments and results.
+
+    `max_batch_size` is in rows; 0 means that tensors have no batch dimension.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch_size: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", tuple(self.inputs))
+        object.__setattr__(self, "outputs", tuple(self.outputs))
+        if self.max_batch_size < 0:
+            raise InvalidArgument("BAD_SPEC", "max_batch_size must be 0 or more")
+        self._check_side("input", self.inputs)
+        self._check_side("output", self.outputs)
+
+    def _check_side(self, side: str, specs: tuple[TensorSpec, ...]) -> None:
+        if not specs:
+            raise InvalidArgument("BAD_SPEC", f"a signature needs at least one {side}")
+        names = [spec.name for spec in specs]
+        if len(set(names)) != len(names):
+            raise InvalidArgument("BAD_SPEC", f"{side} names must differ, got {names}")
+        for spec in specs:
+            if self.max_batch_size and (not spec.shape or spec.shape[0] != -1):
+                raise InvalidArgument(
+                    "BAD_SPEC",
+                    f"{side} {spec.name!r}: shape {list(spec.shape)} must start with -1 (the "
+                    "batch) because max_batch_size is not 0",
+                )
+
+
+def element_count(shape: Sequence[int]) -> int:
+    """Product of the sizes. Raises InvalidArgument (BAD_SHAPE) on a negative or a huge one."""
+    if any(size < 0 for size in shape):
+        raise InvalidArgument("BAD_SHAPE", f"shape {list(shape)[:8]} holds a negative size")
+    count = math.prod(shape)
+    if count > MAX_ELEMENTS:
+        raise InvalidArgument(
+            "BAD_SHAPE", f"shape {list(shape)[:8]} holds more than {MAX_ELEMENTS} elements"
+        )
+    return count
+
+
+def encode_raw(array: npt.NDArray[np.generic], datatype: str) -> bytes:
+    """Little-endian, row-major bytes; BYTES elements (bytes or str) as uint32 length + bytes."""
+    if datatype == "BYTES":
+        parts = []
+        for element in array.reshape(-1).tolist():
+            content = element.encode() if isinstance(element, str) else bytes(element)
+            parts.append(len(content).to_bytes(4, "little"))
+            parts.append(content)
+        return b"".join(parts)
+    return np.ascontiguousarray(array, dtype=NUMPY_TYPES[datatype]).tobytes()
+
+
+def decode_raw(
+    raw: bytes | memoryview, datatype: str, shape: Sequence[int], *, name: str
+) -> npt.NDArray[np.generic]:
+    """The array of `shape` in `raw`, without a copy where the datatype has fixed-size elements.
+
+    Raises InvalidArgument (BAD_BYTE_COUNT, BAD_SHAPE); `name` is the tensor's, for the sentence.
+    """
+    count = element_count(shape)
+    if datatype == "BYTES":
+        elements = split_bytes_elements(raw, name=name)
+        if len(elements) != count:
+            raise InvalidArgument(
+                "BAD_BYTE_COUNT",
+                f"tensor {name!r} holds {len(elements)} BYTES elements; shape {list(shape)} needs "
+                f"{count}",
+                field=name,
+            )
+        array = np.empty(count, dtype=np.object_)
+        array[:] = elements
+        return array.reshape(tuple(shape))
+    expected = count * ELEMENT_BYTES[datatype]
+    if len(raw) != expected:
+        raise InvalidArgument(
+            "BAD_BYTE_COUNT",
+            f"tensor {name!r} holds {len(raw)} bytes; {datatype} of shape {list(shape)} needs "
+            f"{expected}",
+            field=name,
+        )
+    return np.frombuffer(raw, dtype=NUMPY_TYPES[datatype]).reshape(tuple(shape))
+
+
+def split_bytes_elements(raw: bytes | memoryview, *, name: str) -> list[bytes]:
+    """The elements of a raw BYTES tensor. Raises InvalidArgument (BAD_BYTE_COUNT)."""
+    view = memoryview(raw)
+    elements = []
+    at = 0
+    while at < len(view):
+        end = at + 4 + int.from_bytes(view[at : at + 4], "little")
+        if end > len(view):
+            raise InvalidArgument(
+                "BAD_BYTE_COUNT",
+                f"tensor {name!r}: a BYTES element's length at byte {at} runs past the end of its "
+                f"{len(view)} bytes",
+                field=name,
+            )
+        elements.append(bytes(view[at + 4 : end]))
+        at = end
+    return elements

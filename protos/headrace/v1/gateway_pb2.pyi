@@ -1,0 +1,107 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class EndpointState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ENDPOINT_STATE_UNSPECIFIED: _ClassVar[EndpointState]
+    ENDPOINT_STATE_UNKNOWN: _ClassVar[EndpointState]
+    ENDPOINT_STATE_HEALTHY: _ClassVar[EndpointState]
+    ENDPOINT_STATE_EJECTED: _ClassVar[EndpointState]
+    ENDPOINT_STATE_DRAINING: _ClassVar[EndpointState]
+ENDPOINT_STATE_UNSPECIFIED: EndpointState
+ENDPOINT_STATE_UNKNOWN: EndpointState
+ENDPOINT_STATE_HEALTHY: EndpointState
+ENDPOINT_STATE_EJECTED: EndpointState
+ENDPOINT_STATE_DRAINING: EndpointState
+
+class EndpointStatus(_message.Message):
+    __slots__ = ("address", "state", "inflight_batches", "inflight_rows", "batches", "failures", "models", "streaming", "error")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    INFLIGHT_BATCHES_FIELD_NUMBER: _ClassVar[int]
+    INFLIGHT_ROWS_FIELD_NUMBER: _ClassVar[int]
+    BATCHES_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    STREAMING_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    state: EndpointState
+    inflight_batches: int
+    inflight_rows: int
+    batches: int
+    failures: int
+    models: _containers.RepeatedScalarFieldContainer[str]
+    streaming: bool
+    error: str
+    def __init__(self, address: _Optional[str] = ..., state: _Optional[_Union[EndpointState, str]] = ..., inflight_batches: _Optional[int] = ..., inflight_rows: _Optional[int] = ..., batches: _Optional[int] = ..., failures: _Optional[int] = ..., models: _Optional[_Iterable[str]] = ..., streaming: _Optional[bool] = ..., error: _Optional[str] = ...) -> None: ...
+
+class GatewayModelStatus(_message.Message):
+    __slots__ = ("model", "queued_requests", "queued_rows", "queued_bytes", "succeeded", "failed", "rejected", "batches", "rows", "retries")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_ROWS_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SUCCEEDED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_FIELD_NUMBER: _ClassVar[int]
+    BATCHES_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    RETRIES_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    queued_requests: int
+    queued_rows: int
+    queued_bytes: int
+    succeeded: int
+    failed: int
+    rejected: int
+    batches: int
+    rows: int
+    retries: int
+    def __init__(self, model: _Optional[str] = ..., queued_requests: _Optional[int] = ..., queued_rows: _Optional[int] = ..., queued_bytes: _Optional[int] = ..., succeeded: _Optional[int] = ..., failed: _Optional[int] = ..., rejected: _Optional[int] = ..., batches: _Optional[int] = ..., rows: _Optional[int] = ..., retries: _Optional[int] = ...) -> None: ...
+
+class GatewayGetStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GatewayGetStatusResponse(_message.Message):
+    __slots__ = ("endpoints", "models", "draining", "uptime_s")
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_S_FIELD_NUMBER: _ClassVar[int]
+    endpoints: _containers.RepeatedCompositeFieldContainer[EndpointStatus]
+    models: _containers.RepeatedCompositeFieldContainer[GatewayModelStatus]
+    draining: bool
+    uptime_s: float
+    def __init__(self, endpoints: _Optional[_Iterable[_Union[EndpointStatus, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[GatewayModelStatus, _Mapping]]] = ..., draining: _Optional[bool] = ..., uptime_s: _Optional[float] = ...) -> None: ...
+
+class DrainEndpointRequest(_message.Message):
+    __slots__ = ("address",)
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    def __init__(self, address: _Optional[str] = ...) -> None: ...
+
+class DrainEndpointResponse(_message.Message):
+    __slots__ = ("endpoint",)
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    endpoint: EndpointStatus
+    def __init__(self, endpoint: _Optional[_Union[EndpointStatus, _Mapping]] = ...) -> None: ...
+
+class RestoreEndpointRequest(_message.Message):
+    __slots__ = ("address",)
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    def __init__(self, address: _Optional[str] = ...) -> None: ...
+
+class RestoreEndpointResponse(_message.Message):
+    __slots__ = ("endpoint",)
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    endpoint: EndpointStatus
+    def __init__(self, endpoint: _Optional[_Union[EndpointStatus, _Mapping]] = ...) -> None: ...

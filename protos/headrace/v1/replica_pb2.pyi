@@ -1,0 +1,93 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class SlotState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SLOT_STATE_UNSPECIFIED: _ClassVar[SlotState]
+    SLOT_STATE_EMPTY: _ClassVar[SlotState]
+    SLOT_STATE_LOADING: _ClassVar[SlotState]
+    SLOT_STATE_SERVING: _ClassVar[SlotState]
+    SLOT_STATE_STANDBY: _ClassVar[SlotState]
+SLOT_STATE_UNSPECIFIED: SlotState
+SLOT_STATE_EMPTY: SlotState
+SLOT_STATE_LOADING: SlotState
+SLOT_STATE_SERVING: SlotState
+SLOT_STATE_STANDBY: SlotState
+
+class SlotStatus(_message.Message):
+    __slots__ = ("state", "version", "pins")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PINS_FIELD_NUMBER: _ClassVar[int]
+    state: SlotState
+    version: int
+    pins: int
+    def __init__(self, state: _Optional[_Union[SlotState, str]] = ..., version: _Optional[int] = ..., pins: _Optional[int] = ...) -> None: ...
+
+class LoadFailure(_message.Message):
+    __slots__ = ("version", "reason", "message", "fail_time_ms")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    FAIL_TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    reason: str
+    message: str
+    fail_time_ms: int
+    def __init__(self, version: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., fail_time_ms: _Optional[int] = ...) -> None: ...
+
+class ReplicaModelStatus(_message.Message):
+    __slots__ = ("model", "channel", "serving_version", "wanted_version", "step", "age_ms", "behind_ms", "slots", "failures", "swaps", "last_load_ms", "load_step")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    CHANNEL_FIELD_NUMBER: _ClassVar[int]
+    SERVING_VERSION_FIELD_NUMBER: _ClassVar[int]
+    WANTED_VERSION_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    BEHIND_MS_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    SWAPS_FIELD_NUMBER: _ClassVar[int]
+    LAST_LOAD_MS_FIELD_NUMBER: _ClassVar[int]
+    LOAD_STEP_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    channel: str
+    serving_version: int
+    wanted_version: int
+    step: int
+    age_ms: int
+    behind_ms: int
+    slots: _containers.RepeatedCompositeFieldContainer[SlotStatus]
+    failures: _containers.RepeatedCompositeFieldContainer[LoadFailure]
+    swaps: int
+    last_load_ms: float
+    load_step: str
+    def __init__(self, model: _Optional[str] = ..., channel: _Optional[str] = ..., serving_version: _Optional[int] = ..., wanted_version: _Optional[int] = ..., step: _Optional[int] = ..., age_ms: _Optional[int] = ..., behind_ms: _Optional[int] = ..., slots: _Optional[_Iterable[_Union[SlotStatus, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[LoadFailure, _Mapping]]] = ..., swaps: _Optional[int] = ..., last_load_ms: _Optional[float] = ..., load_step: _Optional[str] = ...) -> None: ...
+
+class ReplicaGetStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReplicaGetStatusResponse(_message.Message):
+    __slots__ = ("replica", "device", "models", "uptime_s", "inflight", "draining", "store_error")
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_S_FIELD_NUMBER: _ClassVar[int]
+    INFLIGHT_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    STORE_ERROR_FIELD_NUMBER: _ClassVar[int]
+    replica: str
+    device: str
+    models: _containers.RepeatedCompositeFieldContainer[ReplicaModelStatus]
+    uptime_s: float
+    inflight: int
+    draining: bool
+    store_error: str
+    def __init__(self, replica: _Optional[str] = ..., device: _Optional[str] = ..., models: _Optional[_Iterable[_Union[ReplicaModelStatus, _Mapping]]] = ..., uptime_s: _Optional[float] = ..., inflight: _Optional[int] = ..., draining: _Optional[bool] = ..., store_error: _Optional[str] = ...) -> None: ...
