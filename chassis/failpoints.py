@@ -38,7 +38,8 @@ def arm(text: str) -> None:
         action, _, argument = rest.partition(":")
         if action not in ("kill", "error", "sleep"):
             raise InvalidArgument(
-                "BAD_FAILPOINT", f"failpoint {part!r}: expected name=kill, name=error or name=sleep:S"
+                "BAD_FAILPOINT",
+                f"failpoint {part!r}: expected name=kill, name=error or name=sleep:S",
             )
         armed[name] = _Armed(action, float(argument or 0), int(at_pass or 0))
     _armed.clear()

@@ -1,4 +1,4 @@
-"""Tensor specs, signatures and the OIP datatypes as numpy and as raw bytes; no torch, no protobuf."""
+"""Tensor specs, signatures, and OIP datatypes as numpy and as raw bytes; no torch, no protobuf."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes the descriptor set, the `*_pb2.py` loaders and their `*_pb2.pyi` types from the .proto files.
+"""Writes the descriptor set, the `*_pb2.py` loaders and their `*_pb2.pyi` types.
 
 `python -m protos.generate` rewrites them; with `--check` it only compares and exits 1 on drift.
 """
@@ -57,11 +57,14 @@ def main() -> int:
         stale = [
             path
             for path in written
-            if not (ROOT / path).exists() or (ROOT / path).read_bytes() != (into / path).read_bytes()
+            if not (ROOT / path).exists()
+            or (ROOT / path).read_bytes() != (into / path).read_bytes()
         ]
         if "--check" in sys.argv:
             for path in stale:
-                sys.stderr.write(f"protos/{path} is not what the .proto files give: run `make protos`\n")
+                sys.stderr.write(
+                    f"protos/{path} is not what the .proto files give: run `make protos`\n"
+                )
             return 1 if stale else 0
         for path in stale:
             (ROOT / path).write_bytes((into / path).read_bytes())

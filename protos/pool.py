@@ -19,11 +19,16 @@ def _load() -> descriptor_pool.DescriptorPool:
     pool = descriptor_pool.DescriptorPool()
     files = descriptor_pb2.FileDescriptorSet.FromString(DESCRIPTOR_SET.read_bytes())
     for file in files.file:
-        pool.Add(file)  # type: ignore[no-untyped-call]
+        pool.Add(file)
     return pool
 
 
 POOL = _load()
+
+
+def message_class(descriptor: Any) -> Any:
+    """The class of a message descriptor of POOL."""
+    return message_factory.GetMessageClass(descriptor)
 
 
 def module_members(file_name: str) -> dict[str, Any]:
@@ -31,7 +36,7 @@ def module_members(file_name: str) -> dict[str, Any]:
     file = POOL.FindFileByName(file_name)
     members: dict[str, Any] = {"DESCRIPTOR": file}
     for name, message in file.message_types_by_name.items():
-        members[name] = message_factory.GetMessageClass(message)
+        members[name] = message_class(message)
     for name, enum in file.enum_types_by_name.items():
         members[name] = EnumTypeWrapper(enum)
         members.update({value.name: value.number for value in enum.values})

@@ -1,0 +1,198 @@
+"""The edge of every gRPC server: handlers built from descriptors, errors turned into statuses.
+
+Each handler is wrapped once, when it is registered: a malformed message becomes INVALID_ARGUMENT
+(grpc.aio alone would answer UNKNOWN with the parser's text), a HeadraceError becomes its status
+with google.rpc details, and anything else becomes INTERNAL with an opaque id that the log explains.
+Every call is counted and timed by method and code.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+from prometheus_client import Counter, Histogram
+
+from chassis.errors import CATEGORIES, HeadraceError, Internal, InvalidArgument, Unimplemented
+from chassis.telemetry import REGISTRY, logger
+from protos.pool import POOL, message_class
+
+log = logger(__name__)
+
+DOMAIN = "headrace"
+_MALFORMED = object()
+
+CALLS = Counter("headrace_rpc_calls", "Calls ended", ["method", "code"], registry=REGISTRY)
+SECONDS = Histogram(
+    "headrace_rpc_seconds",
+    "From the request read to the answer given",
+    ["method"],
+    registry=REGISTRY,
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
+)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Behavior = Callable[[Any, Context], Any]
+
+
+def service_handler(service: str, servicer: object) -> grpc.GenericRpcHandler:
+    """Handlers for all methods of `service` (a full name in our pool) from `servicer`'s coroutines.
+
+    A method is an `async def` named as the RPC, or an async generator where the response streams;
+    one that `servicer` lacks answers UNIMPLEMENTED.
+    """
+    descriptor = POOL.FindServiceByName(service)
+    handlers = {}
+    for method in descriptor.methods:
+        behavior = getattr(servicer, method.name, None)
+        handlers[method.name] = _handler(method, behavior or _unimplemented(method))
+    return grpc.method_handlers_generic_handler(service, handlers)
+
+
+def _unimplemented(method: Any) -> Behavior:
+    async def unary(_request: object, _context: Context) -> NoReturn:
+        raise Unimplemented("NOT_IMPLEMENTED", f"{method.name} is not served here")
+
+    async def streaming(_request: object, _context: Context) -> AsyncIterator[object]:
+        raise Unimplemented("NOT_IMPLEMENTED", f"{method.name} is not served here")
+        yield None
+
+    return streaming if method.server_streaming else unary
+
+
+def _handler(method: Any, behavior: Behavior) -> grpc.RpcMethodHandler[Any, Any]:
+    request_class = message_class(method.input_type)
+    parse = request_class.FromString
+
+    def deserialize(content: bytes) -> object:
+        try:
+            return parse(content)
+        except DecodeError:
+            return _MALFORMED
+
+    serialize = message_class(method.output_type).SerializeToString
+    name = f"{method.containing_service.full_name}/{method.name}"
+    if method.client_streaming and method.server_streaming:
+        return grpc.stream_stream_rpc_method_handler(
+            _streaming(name, behavior, _checked_stream), deserialize, serialize
+        )
+    if method.server_streaming:
+        return grpc.unary_stream_rpc_method_handler(
+            _streaming(name, behavior, _checked), deserialize, serialize
+        )
+    return grpc.unary_unary_rpc_method_handler(_unary(name, behavior), deserialize, serialize)
+
+
+def _checked(request: object) -> object:
+    if request is _MALFORMED:
+        raise InvalidArgument("MALFORMED_MESSAGE", "the request is not a valid protobuf message")
+    return request
+
+
+async def _checked_stream(requests: AsyncIterator[object]) -> AsyncIterator[object]:
+    async for request in requests:
+        yield _checked(request)
+
+
+def _unary(name: str, behavior: Callable[[Any, Context], Awaitable[Any]]) -> Behavior:
+    succeeded = CALLS.labels(name, "OK")
+    seconds = SECONDS.labels(name)
+
+    async def call(request: object, context: Context) -> object:
+        started = time.perf_counter()
+        try:
+            reply = await behavior(_checked(request), context)
+        except Exception as error:
+            await _abort(name, error, context)
+        seconds.observe(time.perf_counter() - started)
+        succeeded.inc()
+        return reply
+
+    return call
+
+
+def _streaming(name: str, behavior: Behavior, check: Callable[[Any], Any]) -> Behavior:
+    succeeded = CALLS.labels(name, "OK")
+
+    async def call(request: object, context: Context) -> AsyncIterator[object]:
+        try:
+            async for reply in behavior(check(request), context):
+                yield reply
+        except Exception as error:
+            await _abort(name, error, context)
+        succeeded.inc()
+
+    return call
+
+
+async def _abort(name: str, error: Exception, context: Context) -> NoReturn:
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    refusal = error if isinstance(error, HeadraceError) else _opaque(name, error)
+    CALLS.labels(name, refusal.code.name).inc()
+    await context.abort(refusal.code, refusal.message, trailing_metadata(refusal))
+    raise AssertionError("abort returned")
+
+
+def _opaque(name: str, error: Exception) -> HeadraceError:
+    error_id = uuid.uuid4().hex[:12]
+    log.error("handler failed", method=name, error_id=error_id, exc_info=error)
+    return Internal("INTERNAL", f"internal error {error_id}")
+
+
+def trailing_metadata(error: HeadraceError) -> tuple[tuple[str, bytes], ...]:
+    """The `grpc-status-details-bin` entry: ErrorInfo, and BadRequest where a field is at fault."""
+    status = status_pb2.Status(code=error.code.value[0], message=error.message)
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))
+    if error.field:
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=error.field, description=error.message
+        )
+        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+    return (("grpc-status-details-bin", status.SerializeToString()),)
+
+
+def error_from_rpc(error: grpc.RpcError) -> HeadraceError:
+    """The category and reason behind a failed call, for a client of ours.
+
+    Codes outside our table (UNKNOWN, CANCELLED, ...) become Internal with the code as reason.
+    """
+    code = error.code() if hasattr(error, "code") else grpc.StatusCode.UNKNOWN
+    message = (error.details() if hasattr(error, "details") else "") or code.name
+    reason = _reason(error.trailing_metadata() if hasattr(error, "trailing_metadata") else None)
+    return CATEGORIES.get(code, Internal)(reason or code.name, message)
+
+
+def _reason(metadata: Any) -> str:
+    for key, value in metadata or ():
+        if key == "grpc-status-details-bin":
+            info = error_details_pb2.ErrorInfo()
+            for detail in status_pb2.Status.FromString(value).details:
+                if detail.Unpack(info):
+                    return str(info.reason)
+    return ""
+
+
+class Stub:
+    """Callables of one service on one channel, by RPC name; sync or asyncio as the channel is."""
+
+    def __init__(self, channel: Any, service: str) -> None:
+        for method in POOL.FindServiceByName(service).methods:
+            kind = "_".join(
+                "stream" if streams else "unary"
+                for streams in (method.client_streaming, method.server_streaming)
+            )
+            call = getattr(channel, kind)(
+                f"/{service}/{method.name}",
+                request_serializer=message_class(method.input_type).SerializeToString,
+                response_deserializer=message_class(method.output_type).FromString,
+            )
+            setattr(self, method.name, call)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"the service has no RPC {name}")

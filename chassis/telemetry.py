@@ -1,0 +1,55 @@
+"""Structured logs and the Prometheus endpoint of a process."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+from prometheus_client import CollectorRegistry, start_http_server
+
+from chassis.errors import InvalidArgument
+from chassis.settings import ProcessSettings
+
+REGISTRY = CollectorRegistry()
+
+
+def configure_logs(service: str, settings: ProcessSettings) -> None:
+    """Logs go to standard error: one JSON object a line, or a console line on a terminal."""
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    console = settings.log_format == "console" or (
+        settings.log_format == "auto" and sys.stderr.isatty()
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(service=service)
+
+
+def logger(name: str) -> structlog.stdlib.BoundLogger:
+    """The logger of a module; `name` tells where an event came from."""
+    bound: structlog.stdlib.BoundLogger = structlog.get_logger(source=name)
+    return bound
+
+
+def serve_metrics(host: str, port: int) -> int:
+    """Serves REGISTRY over HTTP from a daemon thread; returns the port (`port` 0 picks one).
+
+    Raises InvalidArgument (PORT_IN_USE).
+    """
+    try:
+        server, _ = start_http_server(port, addr=host, registry=REGISTRY)
+    except OSError as error:
+        raise InvalidArgument(
+            "PORT_IN_USE", f"metrics cannot listen on {host}:{port}: {error.strerror}"
+        ) from None
+    return int(server.server_address[1])

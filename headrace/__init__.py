@@ -1,0 +1,45 @@
+"""Headrace: keep a PyTorch model training and serve its newest good weights over gRPC.
+
+`Model` and `TensorSpec` describe a model, `Publisher` publishes weights from any training loop,
+`Client` and `AsyncClient` ask for predictions. Names load on first use: `import headrace` alone
+imports neither torch nor grpc.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from chassis.tensors import Signature, TensorSpec
+    from headrace.client import AsyncClient, Client, Prediction
+    from headrace.model import Model
+    from headrace.publisher import Publisher
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Model",
+    "Prediction",
+    "Publisher",
+    "Signature",
+    "TensorSpec",
+]
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AsyncClient": "headrace.client",
+    "Client": "headrace.client",
+    "Model": "headrace.model",
+    "Prediction": "headrace.client",
+    "Publisher": "headrace.publisher",
+    "Signature": "chassis.tensors",
+    "TensorSpec": "chassis.tensors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'headrace' has no attribute {name!r}")
+    return getattr(import_module(home), name)
