@@ -1,0 +1,89 @@
+# The dev loop. `make help` lists the targets; ARGS="..." is passed on where a target says so.
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The interpreter of `make gpu-check`: a GPU machine may bring a torch of its own.
+PYTHON_BIN ?= $(BIN)/python
+# Written once setup is complete; older than what it depends on, setup runs again.
+STAMP := $(VENV)/.setup-complete
+OVERLAYS := deploy/base $(wildcard deploy/overlays/*)
+BUF := $(BIN)/buf
+
+export PYTHON
+
+.PHONY: help setup kubectl up test check lint types contracts proto-checks manifests \
+	protos protos-release bench gpu-check format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
+		| expand -t 18
+
+setup: $(STAMP) ## install everything into .venv (PYTHON=python3.12 picks the interpreter)
+
+$(STAMP): pyproject.toml scripts/setup
+	@scripts/setup
+	@touch $@
+
+kubectl: setup
+	@$(BIN)/python scripts/kubectl.py
+
+up: setup ## run the whole loop: store, trainer, replicas, gateway, clients (ARGS="--seconds 20")
+	@$(BIN)/headrace up $(ARGS)
+
+test: kubectl ## run all tests (ARGS="tests/gateway -x")
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: lint types contracts proto-checks manifests ## run every static check
+	@echo "check: all clean"
+
+lint: setup ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup ## mypy --strict
+	$(BIN)/mypy --strict
+	$(BIN)/mypy --strict scripts/kubectl.py
+
+contracts: setup ## import-linter: who may import whom
+	$(BIN)/lint-imports
+
+proto-checks: setup ## buf lint, layout and breaking changes; drift of generated files
+	$(BUF) lint protos
+	$(BUF) format --diff --exit-code protos
+	$(BUF) breaking protos --against protos/baseline.binpb
+	$(BIN)/python -m protos.generate --check
+
+manifests: kubectl ## render every overlay of deploy/
+	@for overlay in $(OVERLAYS); do \
+		echo "kubectl kustomize $$overlay"; \
+		$(BIN)/kubectl kustomize $$overlay >/dev/null; \
+	done
+
+protos: setup ## regenerate the message modules from the .proto files
+	$(BUF) format -w protos
+	$(BIN)/python -m protos.generate
+
+protos-release: setup ## make today's definitions the ones that must not break
+	$(BUF) build protos --exclude-source-info -o protos/baseline.binpb
+
+bench: setup ## measure the serving path; a table and bench-results/*.json (ARGS="...")
+	@$(BIN)/python -m benchmarks.serving $(ARGS)
+
+gpu-check: $(if $(filter $(BIN)/python,$(PYTHON_BIN)),setup) ## run what needs a GPU (PYTHON_BIN=python3 brings its own torch)
+	@$(PYTHON_BIN) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' \
+		|| { echo "gpu-check: torch finds no CUDA device here; nothing was run" >&2; exit 1; }
+	@$(PYTHON_BIN) -m pytest -m gpu $(ARGS)
+
+format: setup ## let ruff and buf lay out the sources
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+	$(BUF) format -w protos
+
+clean: ## remove caches and build outputs; .venv stays
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+		.import_linter_cache bench-results
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
