@@ -1,0 +1,1 @@
+"""The command `headrace`; stands on top of every other package and imports them only when asked."""

@@ -1,0 +1,121 @@
+"""Blocking calls to our own services from a command, and their records as rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+
+from chassis.connections import open_channel
+from chassis.edge import Stub, error_from_rpc
+from chassis.errors import Unavailable
+from headrace.cli.output import Row
+from protos.headrace.v1 import gateway_pb2, replica_pb2, trainer_pb2
+
+TRAINER = "headrace.v1.Trainer"
+REPLICA = "headrace.v1.Replica"
+GATEWAY_ADMIN = "headrace.v1.GatewayAdmin"
+
+
+@contextmanager
+def calling(address: str, service: str) -> Iterator[Stub]:
+    """A stub whose failed calls end as our errors; one that cannot connect names the address."""
+    channel = open_channel(address)
+    try:
+        yield Stub(channel, service)
+    except grpc.RpcError as error:
+        refusal = error_from_rpc(error)
+        if isinstance(refusal, Unavailable) and refusal.reason == "UNAVAILABLE":
+            kind = service.rpartition(".")[2]
+            raise Unavailable("UNAVAILABLE", f"no {kind} answers at {address}") from None
+        raise refusal from None
+    finally:
+        channel.close()
+
+
+def state_name(enum: Any, value: int, prefix: str) -> str:
+    """ "running" for RUN_STATE_RUNNING."""
+    return str(enum.Name(value)).removeprefix(prefix).lower()
+
+
+def run_row(run: trainer_pb2.Run) -> Row:
+    """A training run as one row."""
+    return {
+        "run": run.run_id,
+        "model": run.spec.model,
+        "state": state_name(trainer_pb2.RunState, run.state, "RUN_STATE_"),
+        "step": run.step,
+        "loss": run.loss,
+        "metrics": dict(run.metrics),
+        "steps_per_s": run.steps_per_s,
+        "versions": run.versions_published,
+        "last_version": run.last_version,
+        "checkpoint_step": run.checkpoint_step,
+        "restarts": run.restarts,
+        "error": run.error,
+    }
+
+
+def replica_rows(address: str, status: replica_pb2.ReplicaGetStatusResponse) -> list[Row]:
+    """A replica's models, a row each."""
+    return [
+        {
+            "replica": address,
+            "model": model.model,
+            "channel": model.channel,
+            "serving": model.serving_version,
+            "wanted": model.wanted_version,
+            "step": model.step,
+            "age_s": model.age_ms / 1000,
+            "behind_s": model.behind_ms / 1000,
+            "slots": slots_text(model),
+            "swaps": model.swaps,
+            "failure": _failure_text(model),
+        }
+        for model in status.models
+    ]
+
+
+def slots_text(model: replica_pb2.ReplicaModelStatus) -> str:
+    """ "v7 serving, v6 standby"."""
+    return ", ".join(
+        f"v{slot.version} {state_name(replica_pb2.SlotState, slot.state, 'SLOT_STATE_')}"
+        for slot in model.slots
+    )
+
+
+def _failure_text(model: replica_pb2.ReplicaModelStatus) -> str:
+    if not model.failures:
+        return ""
+    newest = model.failures[0]
+    return f"v{newest.version} {newest.reason}: {newest.message}"
+
+
+def endpoint_row(endpoint: gateway_pb2.EndpointStatus) -> Row:
+    """An endpoint as one row."""
+    return {
+        "endpoint": endpoint.address,
+        "state": state_name(gateway_pb2.EndpointState, endpoint.state, "ENDPOINT_STATE_"),
+        "inflight_batches": endpoint.inflight_batches,
+        "batches": endpoint.batches,
+        "failures": endpoint.failures,
+        "models": list(endpoint.models),
+        "streaming": endpoint.streaming,
+        "error": endpoint.error,
+    }
+
+
+def gateway_model_row(model: gateway_pb2.GatewayModelStatus) -> Row:
+    """A model at the gateway as one row."""
+    return {
+        "model": model.model,
+        "queued": model.queued_requests,
+        "succeeded": model.succeeded,
+        "failed": model.failed,
+        "rejected": model.rejected,
+        "batches": model.batches,
+        "rows_per_batch": model.rows / model.batches if model.batches else 0.0,
+        "retries": model.retries,
+    }

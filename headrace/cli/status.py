@@ -1,0 +1,62 @@
+"""`headrace status`: the gateway's endpoints and models, and each replica's versions and slots."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headrace.cli.output import Format, FormatOption, Row, print_json, print_rows
+
+if TYPE_CHECKING:
+    from protos.headrace.v1 import gateway_pb2
+
+STATUS_TIMEOUT_S = 5.0
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("status")(status)
+
+
+def status(
+    gateway: Annotated[
+        str, typer.Option("--gateway-admin", help="host:port of the gateway's admin port.")
+    ] = "127.0.0.1:8003",
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Show endpoints, models, versions, staleness and failures of a running system."""
+    from headrace.cli.calls import GATEWAY_ADMIN, calling, endpoint_row, gateway_model_row
+    from protos.headrace.v1 import gateway_pb2
+
+    with calling(gateway, GATEWAY_ADMIN) as stub:
+        seen = stub.GetStatus(gateway_pb2.GatewayGetStatusRequest(), timeout=STATUS_TIMEOUT_S)
+    endpoints = [endpoint_row(endpoint) for endpoint in seen.endpoints]
+    models = [gateway_model_row(model) for model in seen.models]
+    replicas = _replica_rows(seen)
+    if output is Format.JSON:
+        print_json({"endpoints": endpoints, "models": models, "replicas": replicas})
+        return
+    print_rows(endpoints, output, empty="the gateway has no endpoints")
+    typer.echo()
+    print_rows(models, output, empty="the gateway knows no model yet")
+    typer.echo()
+    print_rows(replicas, output, empty="no replica answers")
+
+
+def _replica_rows(seen: gateway_pb2.GatewayGetStatusResponse) -> list[Row]:
+    from chassis.errors import HeadraceError
+    from headrace.cli.calls import REPLICA, calling, replica_rows
+    from protos.headrace.v1 import replica_pb2
+
+    rows: list[Row] = []
+    for endpoint in seen.endpoints:
+        try:
+            with calling(endpoint.address, REPLICA) as stub:
+                request = replica_pb2.ReplicaGetStatusRequest()
+                answer: Any = stub.GetStatus(request, timeout=STATUS_TIMEOUT_S)
+        except HeadraceError:
+            # Another OIP server, or one that is down: the endpoint table says which.
+            continue
+        rows += replica_rows(endpoint.address, answer)
+    return rows
