@@ -26,6 +26,9 @@ from protos.pool import POOL
 log = logger(__name__)
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+# The health service's name for "the event loop answers", ready or draining: what a liveness probe
+# asks, since a replica that waits for its first version must not be restarted.
+LIVENESS = "liveness"
 
 
 class RpcServer:
@@ -62,6 +65,7 @@ class RpcServer:
                 "PORT_IN_USE", f"cannot listen on {self.host}:{self.port}: the port is taken"
             ) from None
         await self.set_ready(False)
+        await self._health.set(LIVENESS, SERVING)
         await server.start()
         self._server = server
         if self.host not in ("127.0.0.1", "localhost", "[::1]", "::1"):
