@@ -22,16 +22,16 @@ SERVICE = "inference.GRPCInferenceService"
 class Servicer:
     """Answers one call well and the others badly, each in its own way."""
 
-    async def ServerLive(self, request, context):  # noqa: N802
+    async def ServerLive(self, request, context):
         return oip.ServerLiveResponse(live=True)
 
-    async def ServerReady(self, request, context):  # noqa: N802
+    async def ServerReady(self, request, context):
         raise NotFound("MODEL_NOT_FOUND", "model 'x' is unknown", field="name")
 
-    async def ModelReady(self, request, context):  # noqa: N802
+    async def ModelReady(self, request, context):
         raise KeyError("/secret/path")
 
-    async def ModelStreamInfer(self, requests, context):  # noqa: N802
+    async def ModelStreamInfer(self, requests, context):
         async for request in requests:
             yield oip.ModelStreamInferResponse(error_message=request.id)
 
