@@ -60,8 +60,9 @@ def export_program(
 ) -> bytes:
     """Exports `module` in eval mode with a dynamic batch dimension and dynamic -1 dimensions.
 
-    `example` holds one tensor an input, in signature order; its batch is repeated to at least two
-    rows, because a size of one would be taken for a constant. The module is left as it was.
+    `example` holds one tensor an input, in signature order. Its batch is made two rows: one would
+    be taken for a constant, and a size that varies would vary the blob. The module is left as it
+    was.
     Raises InvalidArgument (NOT_EXPORTABLE) with torch's own first line.
     """
     arguments = tuple(_two_rows(tensor, signature) for tensor in example)
@@ -119,9 +120,9 @@ def outputs_in_order(result: Any, signature: Signature) -> list[torch.Tensor]:
 
 
 def _two_rows(tensor: torch.Tensor, signature: Signature) -> torch.Tensor:
-    if signature.max_batch_size <= 1 or tensor.shape[0] >= 2:
+    if signature.max_batch_size <= 1:
         return tensor
-    return torch.cat([tensor, tensor])
+    return torch.cat([tensor, tensor])[:2]
 
 
 def _dynamic_shapes(signature: Signature) -> tuple[dict[int, Any], ...]:

@@ -1,0 +1,149 @@
+"""The command line against a real file store."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from headrace.cli.main import app
+from headrace.model import load_model
+from model_store import open_store
+
+DIGITS = "examples.digits:Digits"
+
+
+def headrace(*arguments, check=True, **environment):
+    """Runs the command in its own process, as a user does."""
+    done = subprocess.run(
+        [sys.executable, "-m", "headrace.cli.main", *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+    )
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+def output_of(*arguments):
+    """Runs the command in this process and reads its JSON."""
+    result = CliRunner().invoke(app, [*arguments, "-o", "json"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return f"file://{tmp_path}/store"
+
+
+@pytest.fixture
+def published(store):
+    for step in (10, 20, 30):
+        flags = ("--step", str(step), "--metric", f"accuracy=0.{step}")
+        output_of("publish", DIGITS, "--store", store, *flags)
+    return store
+
+
+def test_help_starts_neither_torch_nor_grpc():
+    code = (
+        "import sys; sys.argv = ['headrace', '--help']\n"
+        "from headrace.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "sys.exit(sorted({'torch', 'grpc', 'numpy', 'redis'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for command in (
+        "up",
+        "replica",
+        "versions",
+        "channel",
+        "rollback",
+        "predict",
+        "status",
+        "train",
+    ):
+        assert f"  {command} " in done.stdout
+
+
+def test_versions_are_listed_newest_first(published):
+    rows = output_of("versions", "list", "digits", "--store", published)
+    assert [row["version"] for row in rows] == [3, 2, 1]
+    assert rows[0]["step"] == 30
+    assert rows[0]["metrics"] == {"accuracy": 0.30}
+    assert rows[0]["channels"] == ["stable"]
+
+
+def test_a_version_shows_its_tensors(published):
+    record = output_of("versions", "show", "digits", "2", "--store", published)
+    module = load_model(DIGITS).build()
+    assert {entry["tensor"] for entry in record["tensors"]} == set(module.state_dict())
+    assert record["probe"] is True
+    assert record["program"].startswith("blake3:")
+
+
+def test_rollback_moves_back_and_holds_until_the_channel_is_set(published):
+    moved = output_of("rollback", "digits", "--store", published)
+    assert (moved["version"], moved["held"]) == (2, True)
+    output_of("publish", DIGITS, "--store", published)
+    assert open_store(published).channel("digits", "stable").version == 2
+    output_of("channel", "set", "digits", "stable", "4", "--store", published)
+    listed = output_of("channel", "list", "digits", "--store", published)
+    assert [(row["channel"], row["version"], row["held"]) for row in listed] == [
+        ("stable", 4, False)
+    ]
+
+
+def test_weights_come_from_a_safetensors_file(store, tmp_path):
+    module = load_model(DIGITS).build()
+    save_file(module.state_dict(), tmp_path / "weights.safetensors")
+    weights = ("--weights", str(tmp_path / "weights.safetensors"))
+    output_of("publish", DIGITS, "--store", store, *weights)
+    stored = open_store(store)
+    for entry in stored.manifest("digits", 1).tensors:
+        expected = module.state_dict()[entry.name].numpy().tobytes()
+        assert stored.read_blob(entry.digest) == expected
+
+
+def test_weights_that_do_not_fit_are_refused_by_name(store, tmp_path):
+    save_file({"other": torch.zeros(1)}, tmp_path / "weights.safetensors")
+    weights = ("--weights", str(tmp_path / "weights.safetensors"))
+    done = headrace("publish", DIGITS, "--store", store, *weights, check=False)
+    assert done.returncode == 2
+    assert "does not fit digits" in done.stderr
+    assert "other" in done.stderr
+    assert open_store(store).versions("digits") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["versions", "list", "digits"], "pass --store URL or set HEADRACE_STORE"),
+        (["versions", "list", "digits", "--store", "ftp://x"], "ftp"),
+        (["versions", "show", "digits", "9", "--store", "{store}"], "9"),
+        (["rollback", "digits", "--store", "{store}"], "digits"),
+        (["publish", DIGITS, "--store", "{store}", "--metric", "a"], "expected name=value"),
+        (["status", "--gateway-admin", "127.0.0.1:1"], "no GatewayAdmin answers at 127.0.0.1:1"),
+        (["train", "list", "--trainer", "127.0.0.1:1"], "no Trainer answers at 127.0.0.1:1"),
+        (["gateway", "--set", "prot=1"], "did you mean gateway.port?"),
+        (["versoins"], "No such command 'versoins'"),
+    ],
+)
+def test_a_wrong_command_is_one_sentence_and_code_2(arguments, sentence, store):
+    arguments = [argument.format(store=store) for argument in arguments]
+    done = headrace(*arguments, check=False)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_store_may_come_from_the_environment(published):
+    done = headrace("versions", "list", "digits", "-o", "json", HEADRACE_STORE=published)
+    assert len(json.loads(done.stdout)) == 3
