@@ -49,7 +49,7 @@ types: setup ## mypy --strict
 	$(BIN)/mypy --strict scripts/kubectl.py
 
 contracts: setup ## import-linter: who may import whom
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 proto-checks: setup ## buf lint, layout and breaking changes; drift of generated files
 	$(BUF) lint protos
