@@ -1,0 +1,110 @@
+"""file:///PATH: a store in a directory, on a local disk or a shared volume.
+
+    blobs/<2 hex>/<62 more hex>   immutable, by digest
+    models/<model>/               records, see `model_store.file_line`
+    staging/                      files being written
+
+Decides where blobs lie and how a reader waits. Every directory is made with mode 0700, by the
+first write; opening and reading make nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Lock
+from time import monotonic
+
+from chassis.clock import wall_time_ms
+from chassis.errors import NotFound
+from chassis.names import checked_name
+from model_store import durable_files as files
+from model_store.digests import digest, hex_part, verified
+from model_store.directory_watch import DirectoryWatch
+from model_store.file_line import FileLine
+from model_store.line_store import LineStore
+
+# A writer killed after its change and before its hint costs its readers this long.
+REREAD_S = 1.0
+
+
+class FileStore(LineStore):
+    """`root` is an absolute path; it need not exist yet."""
+
+    def __init__(self, root: Path) -> None:
+        self.url = root.as_uri()
+        self._blobs = root / "blobs"
+        self._models = root / "models"
+        self._staging = root / "staging"
+        self._closed = Event()
+        self._swept = False
+        self._sweep_lock = Lock()
+
+    def put_blob(self, content: bytes | memoryview) -> str:
+        view = memoryview(content).cast("B")
+        name = digest(view)
+        path = self._blob_path(name)
+        if files.holds(path, view):
+            # Whoever wrote it may not have come as far as this.
+            files.sync_directory(path.parent)
+            return name
+        self._prepare()
+        files.ensure_directory(path.parent)
+        files.replace_file(path, view, self._staging, point="store.blob")
+        return name
+
+    def missing_blobs(self, digests: Sequence[str]) -> set[str]:
+        return {name for name in digests if not files.is_file(self._blob_path(name))}
+
+    def read_blob(self, digest: str) -> bytes:
+        content = files.read_file(self._blob_path(digest))
+        if content is None:
+            raise NotFound("BLOB_NOT_FOUND", f"blob {digest} is not in the store")
+        return verified(content, digest)
+
+    def models(self) -> list[str]:
+        return sorted(
+            model for model in files.names_in(self._models) if self._line(model).versions()
+        )
+
+    def wait_for_change(self, model: str, seen: int, timeout_s: float) -> int:
+        line = self._line(checked_name(model, what="model"))
+        give_up_at = monotonic() + timeout_s
+        while True:
+            # The watch before the hint and the hint before the truth: whatever changes in between
+            # shows in the one looked at later.
+            with DirectoryWatch(line.root) as watch:
+                hint = line.hint()
+                revision = line.revision()
+                if revision != seen or monotonic() >= give_up_at or self._closed.is_set():
+                    return revision
+                until = min(give_up_at, monotonic() + REREAD_S)
+                while line.hint() == hint and monotonic() < until and not self._closed.is_set():
+                    watch.wait(until - monotonic(), self._closed)
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _blob_path(self, name: str) -> Path:
+        digits = hex_part(name)
+        return self._blobs / digits[:2] / digits[2:]
+
+    def _line(self, model: str) -> FileLine:
+        return FileLine(model, self._models / model, self._staging)
+
+    @contextmanager
+    def _locked(self, model: str) -> Iterator[FileLine]:
+        self._prepare()
+        line = self._line(model)
+        line.prepare()
+        with files.locked(line.lock):
+            yield line
+
+    def _prepare(self) -> None:
+        if self._swept:
+            return
+        with self._sweep_lock:
+            files.ensure_directory(self._staging)
+            files.sweep(self._staging, now_s=wall_time_ms() / 1000)
+            self._swept = True

@@ -1,0 +1,205 @@
+"""The door between records and their stored bytes: protobuf inside a checksummed envelope.
+
+Decides how a record is laid out and what counts as damage. Knows no store; the caller says which
+record it asked for, so that a whole record in the wrong place is damage too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from chassis.errors import DataLoss, InvalidArgument
+from chassis.tensors import Signature, TensorSpec
+from model_store.digests import digest
+from model_store.records import (
+    Channel,
+    ChannelMove,
+    Manifest,
+    Probe,
+    Program,
+    ProgramKind,
+    TensorEntry,
+)
+from protos.headrace.v1 import manifest_pb2
+
+_KIND_NUMBERS = {
+    ProgramKind.EXPORTED: manifest_pb2.PROGRAM_KIND_EXPORTED,
+    ProgramKind.IMPORT_PATH: manifest_pb2.PROGRAM_KIND_IMPORT_PATH,
+}
+_KINDS = {number: kind for kind, number in _KIND_NUMBERS.items()}
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """A Record envelope around the manifest; equal manifests give equal bytes."""
+    return _sealed(_manifest_message(manifest))
+
+
+def decode_manifest(record: bytes, model: str, version: int | None = None) -> Manifest:
+    """The manifest of that version, or of whichever it is. Raises DataLoss (MANIFEST_DAMAGED)."""
+    what = f"the manifest of model {model!r} version {version or 'unknown'}"
+    message = manifest_pb2.Manifest()
+    _open(record, message, "MANIFEST_DAMAGED", what)
+    try:
+        manifest = _manifest(message)
+    except (InvalidArgument, KeyError) as error:
+        raise DataLoss("MANIFEST_DAMAGED", f"{what} holds a value unknown here") from error
+    if manifest.model != model or (version or manifest.version) != manifest.version:
+        raise DataLoss("MANIFEST_DAMAGED", f"{what} is that of another version")
+    return manifest
+
+
+def manifest_digest(manifest: Manifest) -> str:
+    """Names a version's content: two versions of one number and different content differ here."""
+    return digest(_manifest_message(manifest).SerializeToString(deterministic=True))
+
+
+def encode_channel(channel: Channel) -> bytes:
+    """A Record envelope around the channel; equal channels give equal bytes."""
+    message = manifest_pb2.Channel(
+        model=channel.model,
+        name=channel.name,
+        version=channel.version,
+        revision=channel.revision,
+        epoch=channel.epoch,
+        held=channel.held,
+        history=[
+            manifest_pb2.ChannelMove(
+                version=move.version,
+                revision=move.revision,
+                move_time_ms=move.move_time_ms,
+                reason=move.reason,
+            )
+            for move in channel.history
+        ],
+    )
+    return _sealed(message)
+
+
+def decode_channel(record: bytes, model: str, name: str) -> Channel:
+    """The channel of that name. Raises DataLoss (CHANNEL_DAMAGED)."""
+    what = f"the record of model {model!r} channel {name!r}"
+    message = manifest_pb2.Channel()
+    _open(record, message, "CHANNEL_DAMAGED", what)
+    if (message.model, message.name) != (model, name):
+        raise DataLoss("CHANNEL_DAMAGED", f"{what} is that of another channel")
+    history = tuple(
+        ChannelMove(move.version, move.revision, move.move_time_ms, move.reason)
+        for move in message.history
+    )
+    return Channel(
+        model, name, message.version, message.revision, message.epoch, message.held, history
+    )
+
+
+def _sealed(message: Any) -> bytes:
+    payload = message.SerializeToString(deterministic=True)
+    envelope = manifest_pb2.Record(payload=payload, digest=digest(payload))
+    return envelope.SerializeToString(deterministic=True)
+
+
+def _open(record: bytes, message: Any, reason: str, what: str) -> None:
+    envelope = manifest_pb2.Record()
+    try:
+        envelope.ParseFromString(record)
+        whole = envelope.digest == digest(envelope.payload)
+        if whole:
+            message.ParseFromString(envelope.payload)
+    except DecodeError as error:
+        raise DataLoss(reason, f"{what} cannot be parsed") from error
+    if not whole:
+        raise DataLoss(reason, f"{what} does not match its checksum")
+
+
+def _manifest_message(manifest: Manifest) -> manifest_pb2.Manifest:
+    program, probe = manifest.program, manifest.probe
+    return manifest_pb2.Manifest(
+        model=manifest.model,
+        version=manifest.version,
+        epoch=manifest.epoch,
+        parent=manifest.parent,
+        step=manifest.step,
+        metrics=manifest.metrics,
+        create_time_ms=manifest.create_time_ms,
+        program=manifest_pb2.Program(
+            kind=_KIND_NUMBERS[program.kind], digest=program.digest, size_bytes=program.size_bytes
+        ),
+        signature=_signature_message(manifest.signature),
+        tensors=[_tensor_message(tensor) for tensor in manifest.tensors],
+        probe=None if probe is None else _probe_message(probe),
+        producer=manifest.producer,
+        commit_id=manifest.commit_id,
+    )
+
+
+def _tensor_message(tensor: TensorEntry) -> manifest_pb2.TensorEntry:
+    return manifest_pb2.TensorEntry(
+        name=tensor.name,
+        datatype=tensor.datatype,
+        shape=tensor.shape,
+        digest=tensor.digest,
+        size_bytes=tensor.size_bytes,
+    )
+
+
+def _probe_message(probe: Probe) -> manifest_pb2.Probe:
+    return manifest_pb2.Probe(
+        digest=probe.digest,
+        size_bytes=probe.size_bytes,
+        absolute_tolerance=probe.absolute_tolerance,
+        relative_tolerance=probe.relative_tolerance,
+    )
+
+
+def _signature_message(signature: Signature) -> manifest_pb2.Signature:
+    return manifest_pb2.Signature(
+        inputs=[_spec_message(spec) for spec in signature.inputs],
+        outputs=[_spec_message(spec) for spec in signature.outputs],
+        max_batch_size=signature.max_batch_size,
+    )
+
+
+def _spec_message(spec: TensorSpec) -> manifest_pb2.TensorSpec:
+    return manifest_pb2.TensorSpec(name=spec.name, datatype=spec.datatype, shape=spec.shape)
+
+
+def _manifest(message: manifest_pb2.Manifest) -> Manifest:
+    program, probe = message.program, message.probe
+    return Manifest(
+        model=message.model,
+        version=message.version,
+        epoch=message.epoch,
+        parent=message.parent,
+        step=message.step,
+        metrics=dict(message.metrics),
+        create_time_ms=message.create_time_ms,
+        program=Program(_KINDS[program.kind], program.digest, program.size_bytes),
+        signature=_signature(message.signature),
+        tensors=tuple(_tensor(tensor) for tensor in message.tensors),
+        probe=None
+        if not message.HasField("probe")
+        else Probe(
+            probe.digest, probe.size_bytes, probe.absolute_tolerance, probe.relative_tolerance
+        ),
+        producer=message.producer,
+        commit_id=message.commit_id,
+    )
+
+
+def _tensor(message: manifest_pb2.TensorEntry) -> TensorEntry:
+    return TensorEntry(
+        message.name, message.datatype, tuple(message.shape), message.digest, message.size_bytes
+    )
+
+
+def _signature(message: manifest_pb2.Signature) -> Signature:
+    return Signature(
+        inputs=tuple(_spec(spec) for spec in message.inputs),
+        outputs=tuple(_spec(spec) for spec in message.outputs),
+        max_batch_size=message.max_batch_size,
+    )
+
+
+def _spec(message: manifest_pb2.TensorSpec) -> TensorSpec:
+    return TensorSpec(message.name, message.datatype, tuple(message.shape))

@@ -1,0 +1,142 @@
+"""The nouns that trainer and replicas exchange: manifest, channel and their parts.
+
+Frozen and free of protobuf; `model_store.record_bytes` turns them into checksummed bytes and back.
+What a record must satisfy before a store takes it is decided in `model_store.rules`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from chassis.tensors import Signature
+
+
+class ProgramKind(StrEnum):
+    """How the architecture travels."""
+
+    EXPORTED = "exported"
+    """The blob is an exported program (torch.export) without weights."""
+    IMPORT_PATH = "import_path"
+    """The blob is the UTF-8 import path `package.module:Class` of a headrace.Model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The architecture: the blob named `digest`, of `size_bytes`, read as `kind` says."""
+
+    kind: ProgramKind
+    digest: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One parameter or buffer: OIP datatype, dimensions (empty for a scalar), and its blob.
+
+    The blob holds the raw little-endian, row-major bytes, `size_bytes` of them.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    digest: str
+    size_bytes: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Golden inputs and outputs: a safetensors blob with `input.<name>` and `output.<name>`.
+
+    A replica's outputs must lie within absolute + relative * |golden| of the golden ones.
+    """
+
+    digest: str
+    size_bytes: int
+    absolute_tolerance: float
+    relative_tolerance: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The record that makes a version exist.
+
+    `version` is 0 until a store assigns it; `epoch` 0 is a publisher without a fencing token;
+    `parent` 0 is the first of its run; `tensors` are kept ordered by name; `create_time_ms` 0 is
+    set by the store; an empty `commit_id` is filled by the store.
+    """
+
+    model: str
+    program: Program
+    signature: Signature
+    tensors: tuple[TensorEntry, ...]
+    version: int = 0
+    epoch: int = 0
+    parent: int = 0
+    step: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
+    create_time_ms: int = 0
+    probe: Probe | None = None
+    producer: str = ""
+    commit_id: str = ""
+
+    def __post_init__(self) -> None:
+        ordered = tuple(sorted(self.tensors, key=lambda tensor: tensor.name))
+        object.__setattr__(self, "tensors", ordered)
+        # A copy: the training loop goes on writing into its own dict, with numpy scalars in it.
+        metrics = {str(name): float(value) for name, value in self.metrics.items()}
+        object.__setattr__(self, "metrics", metrics)
+
+    def digests(self) -> list[str]:
+        """The distinct digests of every blob the version needs, sorted."""
+        named = {self.program.digest, *(tensor.digest for tensor in self.tensors)}
+        if self.probe is not None:
+            named.add(self.probe.digest)
+        return sorted(named)
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelMove:
+    """One position of a channel: the version, the channel's revision then, when and why."""
+
+    version: int
+    revision: int
+    move_time_ms: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """A named pointer to a version.
+
+    `revision` grows by one with every move and is what compare-and-set compares; `epoch` is that
+    of the publisher that moved it last; `held` is True after a rollback; `history` holds the
+    newest moves, oldest first, the present one included.
+    """
+
+    model: str
+    name: str
+    version: int
+    revision: int
+    epoch: int
+    held: bool
+    history: tuple[ChannelMove, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "history", tuple(self.history))
+
+    def follows(self, seen: Channel | None) -> bool:
+        """Whether a reader that acted on `seen` may act on this one.
+
+        False where epoch or revision went back, or one revision names two versions: a store that
+        lost its data, or a deposed Redis master, is speaking, and what serves must stay.
+        """
+        if seen is None:
+            return True
+        if self.revision == seen.revision:
+            return (self.version, self.epoch) == (seen.version, seen.epoch)
+        return self.revision > seen.revision and self.epoch >= seen.epoch

@@ -1,0 +1,106 @@
+"""Blobs in Redis: cut into chunks, visible only when all of them are there.
+
+Decides the layout: chunks first, each on its own key and expiring, then one script that finds them
+all, keeps them and sets the blob's key. Two writers of one digest write the same bytes, so chunks
+are set only where absent and nobody disturbs a blob that exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from chassis.errors import DataLoss, NotFound, Unavailable
+from chassis.failpoints import failpoint
+from model_store.digests import digest, hex_part, verified
+from model_store.redis_connection import RedisConnection
+from model_store.redis_scripts import COMMIT_BLOB, blob_key, chunk_key
+
+# A value may hold 512 MB, but one command then blocks the server and the socket for seconds.
+CHUNK_BYTES = 4 * 1024 * 1024
+
+# Chunks in flight: bounds what the client and the server buffer for one blob.
+_WINDOW = 4
+
+# Longer than any upload, so that only a killed publisher's chunks expire.
+_UNCOMMITTED_S = 24 * 3600
+
+
+class RedisBlobs:
+    """The blobs half of the Redis store."""
+
+    def __init__(self, connection: RedisConnection) -> None:
+        self._connection = connection
+
+    def put(self, content: bytes | memoryview) -> str:
+        view = memoryview(content).cast("B")
+        name = digest(view)
+        if not self._is_whole(name, len(view)):
+            # Twice, for chunks that a killed writer left and that expire between check and commit.
+            if not (self._write(name, view) or self._write(name, view)):
+                raise Unavailable("STORE_UNAVAILABLE", "parts of a blob vanished as it was stored")
+            failpoint("store.blob.after_commit")
+        return name
+
+    def missing(self, digests: Sequence[str]) -> set[str]:
+        names = list(digests)
+        present = self._connection.ask_all([("EXISTS", blob_key(hex_part(name))) for name in names])
+        return {name for name, there in zip(names, present, strict=True) if not there}
+
+    def read(self, name: str) -> bytes:
+        layout = self._connection.ask("GET", blob_key(hex_part(name)))
+        if layout is None:
+            raise NotFound("BLOB_NOT_FOUND", f"blob {name} is not in the store")
+        keys = _chunk_keys(name, *_parsed(layout))
+        parts = [part for window in _windows(keys) for part in self._chunks(window)]
+        whole = [part for part in parts if part is not None]
+        if len(whole) < len(parts):
+            raise DataLoss("DIGEST_MISMATCH", f"the store has lost a part of blob {name}")
+        # Of a blob in one chunk, join returns that chunk itself.
+        return verified(b"".join(whole), name)
+
+    def _chunks(self, keys: Sequence[str]) -> list[bytes | None]:
+        return self._connection.ask_all([("GET", key) for key in keys])
+
+    def _is_whole(self, name: str, size_bytes: int) -> bool:
+        """Whether the blob exists with every byte in number; their content is not read back."""
+        layout = self._connection.ask("GET", blob_key(hex_part(name)))
+        if layout is None:
+            return False
+        keys = _chunk_keys(name, *_parsed(layout))
+        lengths = self._connection.ask_all([("STRLEN", key) for key in keys])
+        if sum(lengths) == size_bytes:
+            return True
+        # The blob first: a reader then finds none rather than a damaged one.
+        self._connection.ask_all([("DEL", key) for key in (blob_key(hex_part(name)), *keys)])
+        return False
+
+    def _write(self, name: str, view: memoryview) -> bool:
+        keys = _chunk_keys(name, len(view), CHUNK_BYTES)
+        parts = (view[at : at + CHUNK_BYTES] for at in range(0, len(view), CHUNK_BYTES))
+        for window in _windows(keys):
+            self._connection.ask_all(
+                [
+                    ("SET", key, part, "NX", "EX", _UNCOMMITTED_S)
+                    for key, part in zip(window, islice(parts, len(window)), strict=True)
+                ]
+            )
+        failpoint("store.blob.before_commit")
+        layout = f"{len(view)} {CHUNK_BYTES}"
+        word, *_ = self._connection.run(COMMIT_BLOB, [blob_key(hex_part(name)), *keys], (layout,))
+        return bool(word == "OK")
+
+
+def _parsed(layout: bytes) -> tuple[int, int]:
+    size_bytes, chunk_bytes = layout.split()
+    return int(size_bytes), int(chunk_bytes)
+
+
+def _chunk_keys(name: str, size_bytes: int, chunk_bytes: int) -> list[str]:
+    count = -(-size_bytes // chunk_bytes)
+    return [chunk_key(hex_part(name), chunk_bytes, index) for index in range(count)]
+
+
+def _windows(keys: list[str]) -> Iterator[list[str]]:
+    for at in range(0, len(keys), _WINDOW):
+        yield keys[at : at + _WINDOW]

@@ -1,0 +1,201 @@
+"""One Redis server: how long it may take, what its errors mean, and whether it may be trusted.
+
+Decides time-outs and retries, refuses a server that may evict, notices one that lost its data, and
+translates the client's errors; no other file of the store knows the Redis client. A command may be
+repeated after an error whose outcome is unknown, so callers send only what may run twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from threading import Lock
+from time import sleep
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from chassis.errors import (
+    DataLoss,
+    FailedPrecondition,
+    HeadraceError,
+    InvalidArgument,
+    ResourceExhausted,
+    Unavailable,
+)
+from model_store.redis_scripts import IDENTITY
+
+# The client's own defaults wait 58 s for a stopped server.
+SOCKET_TIMEOUT_S = 2.0
+
+# Two retries; longer outages are for whoever asked, who knows how long it can wait.
+_PAUSES_S = (0.02, 0.2)
+
+# A blocking read must end before the socket gives up on it.
+MAX_BLOCK_S = 1.0
+
+_R = TypeVar("_R")
+_Command = tuple[str | bytes | int | memoryview, ...]
+
+_REFUSALS = (
+    redis.exceptions.AuthenticationError,
+    redis.exceptions.AuthorizationError,
+    redis.exceptions.NoPermissionError,
+)
+_OUTAGES = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
+
+
+class RedisConnection:
+    """A pool of connections to `url`; connects at the first command. Thread-safe."""
+
+    def __init__(self, url: str) -> None:
+        self._client: Any = _client(url)
+        self.address = _without_password(url)
+        self._scripts: dict[str, Any] = {}
+        self._identity = b""
+        self._admission = Lock()
+
+    def ask(self, *command: str | bytes | int) -> Any:
+        """The server's answer to one command. Raises as `ask_all` does."""
+        return self.ask_all([command])[0]
+
+    def ask_all(self, commands: Sequence[_Command]) -> list[Any]:
+        """The answers to several commands sent together, not as one step.
+
+        Raises Unavailable (STORE_UNAVAILABLE), ResourceExhausted (STORE_FULL), FailedPrecondition
+        (STORE_ACCESS, STORE_EVICTS), DataLoss (STORE_LOST_DATA).
+        """
+        self._admit()
+        identity, *answers = self._attempt(lambda: self._pipelined([("GET", IDENTITY), *commands]))
+        self._check_identity(identity)
+        return answers
+
+    def run(self, script: str, keys: Sequence[str], arguments: _Command) -> list[Any]:
+        """The answer of a script, its words as str; the identity is added as the first of both."""
+        self._admit()
+        if script not in self._scripts:
+            self._scripts[script] = self._client.register_script(script)
+        registered = self._scripts[script]
+        answer = self._attempt(
+            lambda: registered(keys=[IDENTITY, *keys], args=[self._identity, *arguments])
+        )
+        word = answer[0].decode()
+        if word == "LOST":
+            self._check_identity(None)
+        return [word, *answer[1:]]
+
+    def wait_for_entry(self, stream: str, after: str, timeout_s: float) -> None:
+        """Blocks until the stream has an entry after that id, for at most MAX_BLOCK_S."""
+        block_ms = max(1, int(min(timeout_s, MAX_BLOCK_S) * 1000))
+        self._attempt(
+            lambda: self._client.execute_command(
+                "XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", stream, after
+            )
+        )
+
+    def close(self) -> None:
+        """Closes what is idle: a connection in use belongs to its thread, which ends first."""
+        self._client.connection_pool.disconnect(inuse_connections=False)
+
+    def _pipelined(self, commands: Sequence[_Command]) -> list[Any]:
+        with self._client.pipeline(transaction=False) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            return list(pipeline.execute())
+
+    def _attempt(self, command: Callable[[], _R]) -> _R:
+        for pause_s in _PAUSES_S:
+            try:
+                return command()
+            except _REFUSALS as error:
+                raise _translated(error) from error
+            except _OUTAGES:
+                sleep(pause_s)
+            except redis.exceptions.RedisError as error:
+                raise _translated(error) from error
+        try:
+            return command()
+        except redis.exceptions.RedisError as error:
+            raise _translated(error) from error
+
+    def _admit(self) -> None:
+        """Before the first command: is this a server to keep versions in, and which one is it?"""
+        if self._identity:
+            return
+        with self._admission:
+            memory, _, identity = self._attempt(
+                lambda: self._pipelined(
+                    [
+                        ("INFO", "memory"),
+                        ("SET", IDENTITY, uuid4().hex, "NX"),
+                        ("GET", IDENTITY),
+                    ]
+                )
+            )
+            _check_policy(str(memory.get("maxmemory_policy", "unknown")))
+            self._identity = identity
+
+    def _check_identity(self, identity: bytes | None) -> None:
+        if identity != self._identity:
+            raise DataLoss(
+                "STORE_LOST_DATA",
+                "the Redis server no longer holds the store that this process began with: its "
+                "data were lost, or the address now leads to another server",
+            )
+
+
+def _check_policy(policy: str) -> None:
+    # Whatever maxmemory says today: it can be set on a running server, and then parts of versions
+    # vanish.
+    if policy != "noeviction":
+        raise FailedPrecondition(
+            "STORE_EVICTS",
+            f"the Redis server's maxmemory-policy is {policy}: it may drop parts of a version; "
+            "set it to noeviction",
+        )
+
+
+def _client(url: str) -> redis.Redis:
+    try:
+        return redis.Redis.from_url(
+            url,
+            socket_timeout=SOCKET_TIMEOUT_S,
+            socket_connect_timeout=SOCKET_TIMEOUT_S,
+            # Retries are counted in _attempt; the client would retry connecting within each.
+            retry=Retry(NoBackoff(), 0),
+        )
+    except ValueError:
+        # Neither the URL nor the error that quotes it: both may hold a password.
+        raise InvalidArgument(
+            "BAD_STORE_URL",
+            "the Redis URL cannot be read: expected redis://[user:password@]host:port/database",
+            field="store",
+        ) from None
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    address = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{address}{parts.path}"
+
+
+def _translated(error: redis.exceptions.RedisError) -> HeadraceError:
+    # Only the first word of what the server said, its error code: the rest may name hosts or keys.
+    code = type(error).__name__
+    if isinstance(error, _REFUSALS):
+        return FailedPrecondition(
+            "STORE_ACCESS", f"the Redis model store refuses access ({code}): check user and rights"
+        )
+    if isinstance(error, redis.exceptions.OutOfMemoryError):
+        return ResourceExhausted("STORE_FULL", "the Redis model store is out of memory")
+    if isinstance(error, redis.exceptions.TimeoutError):
+        return Unavailable(
+            "STORE_UNAVAILABLE",
+            f"the Redis model store did not answer within {SOCKET_TIMEOUT_S:.0f} s",
+        )
+    if isinstance(error, redis.exceptions.ReadOnlyError):
+        return Unavailable("STORE_UNAVAILABLE", "the Redis model store is read-only at present")
+    return Unavailable("STORE_UNAVAILABLE", f"the Redis model store cannot be used now ({code})")

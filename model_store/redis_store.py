@@ -1,0 +1,199 @@
+"""redis://HOST:PORT/DB: a store in one Redis server, or in a primary that fails over.
+
+Decides how a record's change becomes one step: the client reads, decides by `model_store.rules`
+and encodes; a script writes only if what was read still stands, else the client begins again.
+Notifications only wake readers; what they then read is the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from threading import Event
+from time import monotonic
+from typing import Any
+from uuid import uuid4
+
+from chassis.clock import wall_time_ms
+from chassis.failpoints import failpoint
+from chassis.names import checked_name
+from model_store import redis_scripts as scripts
+from model_store import rules
+from model_store.digests import hex_part
+from model_store.record_bytes import (
+    decode_channel,
+    decode_manifest,
+    encode_channel,
+    encode_manifest,
+)
+from model_store.records import Channel, Manifest
+from model_store.redis_blobs import RedisBlobs
+from model_store.redis_connection import RedisConnection
+from model_store.redis_scripts import model_key
+from model_store.store import Store
+
+
+class RedisStore(Store):
+    """Connects at the first call.
+
+    Every method may also raise FailedPrecondition (STORE_EVICTS), where the server's
+    maxmemory-policy is not noeviction, and DataLoss (STORE_LOST_DATA), where the server no longer
+    holds what this object found at its first call.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._connection = RedisConnection(url)
+        self._blobs = RedisBlobs(self._connection)
+        self._closed = Event()
+        self.url = self._connection.address
+
+    def put_blob(self, content: bytes | memoryview) -> str:
+        return self._blobs.put(content)
+
+    def missing_blobs(self, digests: Sequence[str]) -> set[str]:
+        return self._blobs.missing(digests)
+
+    def read_blob(self, digest: str) -> bytes:
+        return self._blobs.read(digest)
+
+    def acquire_epoch(self, model: str, owner: str) -> int:
+        rules.check_text(owner, what="owner")
+        state = model_key(checked_name(model, what="model"), "state")
+        # Run twice after a lost answer it skips an epoch, and epochs need only grow.
+        _, epoch = self._connection.run(scripts.ACQUIRE_EPOCH, [state], (owner,))
+        return int(epoch)
+
+    def epoch(self, model: str) -> int:
+        return self._counter(model, "epoch")
+
+    def create_version(self, manifest: Manifest) -> Manifest:
+        rules.check_manifest(manifest)
+        manifest = replace(manifest, commit_id=manifest.commit_id or uuid4().hex)
+        failpoint("store.manifest.before_commit")
+        made = None
+        while made is None:
+            made = self._try_create(manifest)
+        failpoint("store.manifest.after_commit")
+        return made
+
+    def _try_create(self, manifest: Manifest) -> Manifest | None:
+        """None where another writer took the version meanwhile."""
+        model = manifest.model
+        made = rules.assigned(manifest, self._counter(model, "last") + 1, wall_time_ms())
+        word, *details = self._run_create(made)
+        if word == "OK":
+            return made
+        if word == "DONE":
+            return self.manifest(model, int(details[0]))
+        if word == "EPOCH":
+            rules.check_epoch(manifest.epoch, int(details[0]), model=model)
+        if word == "MISSING":
+            digests = manifest.digests()
+            rules.check_blobs([digests[int(index)] for index in details])
+        return None
+
+    def _run_create(self, made: Manifest) -> list[Any]:
+        return self._connection.run(
+            scripts.CREATE_VERSION,
+            [
+                *_model_keys(made.model, "state", "changes", "manifests", "commits"),
+                scripts.MODELS,
+                *(scripts.blob_key(hex_part(name)) for name in made.digests()),
+            ],
+            (made.epoch, made.version, made.commit_id, encode_manifest(made), made.model),
+        )
+
+    def manifest(self, model: str, version: int) -> Manifest:
+        key = model_key(checked_name(model, what="model"), "manifests")
+        record = self._connection.ask("HGET", key, version)
+        if record is None:
+            raise rules.version_not_found(model, version, self.versions(model))
+        return decode_manifest(record, model, version)
+
+    def versions(self, model: str) -> list[int]:
+        key = model_key(checked_name(model, what="model"), "manifests")
+        return sorted(int(version) for version in self._connection.ask("HKEYS", key))
+
+    def models(self) -> list[str]:
+        return sorted(model.decode() for model in self._connection.ask("SMEMBERS", scripts.MODELS))
+
+    def channel(self, model: str, name: str) -> Channel | None:
+        record = self._channel_record(model, name)
+        return None if record is None else decode_channel(record, model, name)
+
+    def _channel_record(self, model: str, name: str) -> bytes | None:
+        key = model_key(checked_name(model, what="model"), "channels")
+        record: bytes | None = self._connection.ask("HGET", key, checked_name(name, what="channel"))
+        return record
+
+    def channels(self, model: str) -> list[Channel]:
+        key = model_key(checked_name(model, what="model"), "channels")
+        records = self._connection.ask("HGETALL", key)
+        return [decode_channel(records[name], model, name.decode()) for name in sorted(records)]
+
+    def move_channel(
+        self,
+        model: str,
+        name: str,
+        version: int,
+        *,
+        expected_revision: int,
+        epoch: int = 0,
+        held: bool = False,
+        reason: str,
+    ) -> Channel:
+        move = rules.Move(
+            model, name, version, expected_revision, epoch, held, reason, wall_time_ms()
+        )
+        rules.check_move(move)
+        failpoint("store.channel.before_commit")
+        channel = None
+        while channel is None:
+            channel = self._try_move(move)
+        failpoint("store.channel.after_commit")
+        return channel
+
+    def _try_move(self, move: rules.Move) -> Channel | None:
+        """None where another writer moved the channel meanwhile; the rules then say so."""
+        existing = self.versions(move.model)
+        if move.version not in existing:
+            raise rules.version_not_found(move.model, move.version, existing)
+        record = self._channel_record(move.model, move.name)
+        current = None if record is None else decode_channel(record, move.model, move.name)
+        channel = rules.moved(current, move, self.epoch(move.model))
+        word, *details = self._connection.run(
+            scripts.MOVE_CHANNEL,
+            _model_keys(move.model, "state", "changes", "manifests", "channels"),
+            (move.epoch, move.version, move.name, record or b"", encode_channel(channel)),
+        )
+        if word == "EPOCH":
+            rules.check_epoch(move.epoch, int(details[0]), model=move.model)
+        return channel if word == "OK" else None
+
+    def revision(self, model: str) -> int:
+        return self._counter(model, "revision")
+
+    def _counter(self, model: str, name: str) -> int:
+        key = model_key(checked_name(model, what="model"), "state")
+        return int(self._connection.ask("HGET", key, name) or 0)
+
+    def wait_for_change(self, model: str, seen: int, timeout_s: float) -> int:
+        give_up_at = monotonic() + timeout_s
+        changes = model_key(checked_name(model, what="model"), "changes")
+        while not self._closed.is_set():
+            revision = self.revision(model)
+            remaining = give_up_at - monotonic()
+            if revision != seen or remaining <= 0:
+                return revision
+            self._connection.wait_for_entry(changes, f"{seen}-0", remaining)
+        # close found this thread's connection in use.
+        self._connection.close()
+        return seen
+
+    def close(self) -> None:
+        self._closed.set()
+        self._connection.close()
+
+
+def _model_keys(model: str, *parts: str) -> list[str]:
+    return [model_key(model, part) for part in parts]

