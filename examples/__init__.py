@@ -1,0 +1,1 @@
+"""Models and loops to run, to read and to copy from."""

@@ -1,0 +1,263 @@
+"""From a module in a training loop to a version in the model store.
+
+Decides when a version may be made (finite weights, outputs as the signature says), what is sent
+(only blobs that the store lacks), and what is repeated (a store that was unavailable, under the
+same commit id). The module is never changed. The order of manifest and channel is left to
+`model_store.publication`, the signature to `headrace.interface`.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from os import getpid
+from types import TracebackType
+from typing import Self, TypeVar
+from uuid import uuid4
+
+import torch
+from torch import nn
+
+from chassis.errors import InvalidArgument, Unavailable
+from chassis.failpoints import failpoint
+from chassis.names import checked_name
+from chassis.telemetry import logger
+from chassis.tensors import Signature, TensorSpec
+from headrace import interface, probe
+from headrace.interface import DEFAULT_MAX_BATCH_SIZE, Example, Interface
+from headrace.model import Model
+from headrace.program import DATATYPES, export_program, outputs_in_order
+from headrace.weights import State, entries, snapshot, unwrapped
+from model_store import Store, open_store
+from model_store.digests import digest
+from model_store.publication import Publication
+from model_store.publication import publish as commit
+from model_store.records import Manifest, Probe, Program, ProgramKind
+
+log = logger(__name__)
+
+# Seconds before each repetition of a call that found the store unavailable: a failover takes about
+# this long, and a training loop should not stand still for longer.
+RETRY_DELAYS_S = (0.1, 0.4, 1.6)
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What every version of one publisher shares."""
+
+    signature: Signature
+    golden: tuple[torch.Tensor, ...]
+    program: Program
+    content: bytes
+
+
+class Publisher:
+    """Publishes a module's weights as versions of one model; for one training loop.
+
+    `store` is a Store or its URL (`file:///path`, `redis://host:port/db`, `memory://name`).
+    `model` is a headrace.Model, or the name of one. With a name alone, the signature comes from
+    `inputs` and `outputs` (TensorSpecs in forward's order; outputs may be left out), from
+    `example_inputs` (a tensor, several, or a dict by name, with the batch as first dimension
+    unless `max_batch_size` is 0), or from the newest stored version with the same tensors.
+
+    `epoch` is a fencing token from `Store.acquire_epoch`; None acquires one at the first
+    publication, which fences every earlier publisher of the model; 0 publishes unfenced.
+    `parent` is the version that this training published last; `producer` words for a person.
+
+    Raises InvalidArgument (BAD_STORE_URL, BAD_NAME, BAD_SPEC, TWO_SIGNATURES).
+    """
+
+    def __init__(
+        self,
+        store: str | Store,
+        model: str | Model,
+        *,
+        inputs: Sequence[TensorSpec] | None = None,
+        outputs: Sequence[TensorSpec] | None = None,
+        max_batch_size: int | None = None,
+        example_inputs: Example | None = None,
+        channel: str = "stable",
+        epoch: int | None = None,
+        parent: int = 0,
+        producer: str = "",
+    ) -> None:
+        self._model = model if isinstance(model, Model) else None
+        self.name = checked_name(model.name if isinstance(model, Model) else model, what="model")
+        if self._model is not None:
+            _ = self._model.signature
+            given = (inputs, outputs, max_batch_size, example_inputs)
+            if any(value is not None for value in given):
+                raise InvalidArgument(
+                    "TWO_SIGNATURES",
+                    "a headrace.Model brings its signature; pass it alone or a name with specs",
+                )
+        self._inputs, self._outputs = inputs, outputs
+        self._rows = DEFAULT_MAX_BATCH_SIZE if max_batch_size is None else max_batch_size
+        if inputs is not None:
+            Signature(tuple(inputs), tuple(outputs or inputs), self._rows)
+        self._example = example_inputs
+        self.channel = checked_name(channel, what="channel")
+        self.epoch = epoch
+        self.last_version = parent
+        self.producer = producer or f"{socket.gethostname()}:{getpid()}"
+        self._owns_store = isinstance(store, str)
+        self.store = open_store(store) if isinstance(store, str) else store
+        self._prepared: _Prepared | None = None
+
+    def publish(
+        self, module: nn.Module, *, step: int = 0, metrics: Mapping[str, float] | None = None
+    ) -> int:
+        """Makes `module`'s weights a new version, moves the channel to it, returns its number.
+
+        Blocks until the version is durable. `module` keeps its modes, gradients and buffers, and
+        no random generator moves; DistributedDataParallel and torch.compile are looked through.
+
+        Raises InvalidArgument (NON_FINITE, BAD_STATE, BAD_OUTPUT, NO_SIGNATURE, NOT_EXPORTABLE,
+        BAD_EXAMPLE) before anything is written, FailedPrecondition (STALE_EPOCH) where a newer
+        publisher took the model over, Unavailable where the store stays away.
+        """
+        module = unwrapped(module)
+        state = snapshot(module)
+        if self._prepared is None:
+            self._prepared = self._prepare(module, state)
+        golden, content = _golden(module, self._prepared, state)
+        tensors, blobs = entries(state)
+        manifest = Manifest(
+            model=self.name,
+            program=self._prepared.program,
+            signature=self._prepared.signature,
+            tensors=tensors,
+            parent=self.last_version,
+            step=step,
+            metrics=dict(metrics or {}),
+            probe=golden,
+            producer=self.producer,
+            commit_id=uuid4().hex,
+        )
+        blobs[golden.digest] = memoryview(content)
+        blobs[manifest.program.digest] = memoryview(self._prepared.content)
+        return self._commit(manifest, blobs).manifest.version
+
+    def close(self) -> None:
+        """Lets go of the store if this publisher opened it."""
+        if self._owns_store:
+            self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Publisher({self.store.url!r}, {self.name!r}, last_version={self.last_version})"
+
+    def _prepare(self, module: nn.Module, state: State) -> _Prepared:
+        found = self._interface(module, state)
+        stored = found.program
+        if stored is not None:
+            content = _retried(lambda: self.store.read_blob(stored.digest))
+            return _Prepared(found.signature, found.golden, stored, content)
+        return _Prepared(found.signature, found.golden, *self._made_program(module, found))
+
+    def _interface(self, module: nn.Module, state: State) -> Interface:
+        if self._model is not None:
+            return interface.from_model(self._model)
+        if self._inputs is not None:
+            return interface.from_specs(
+                module, self._inputs, self._outputs, self._rows, self._example
+            )
+        if self._example is not None:
+            return interface.from_example(module, self._example, self._outputs, self._rows)
+        return _retried(lambda: interface.from_stored(self.store, self.name, module, state))
+
+    def _made_program(self, module: nn.Module, found: Interface) -> tuple[Program, bytes]:
+        kind = ProgramKind.EXPORTED
+        example = [tensor.to(probe.device_of(module)) for tensor in found.golden]
+        try:
+            with probe.undisturbed(module):
+                content = export_program(module, found.signature, example)
+        except InvalidArgument as error:
+            path = None if self._model is None else _import_path(self._model)
+            if path is None:
+                raise
+            log.warning("not exportable: replicas need the class", path=path, why=error.message)
+            kind, content = ProgramKind.IMPORT_PATH, path.encode()
+        return Program(kind, digest(content), len(content)), content
+
+    def _commit(self, manifest: Manifest, blobs: Mapping[str, memoryview]) -> Publication:
+        """Blobs, then manifest, then channel."""
+        if self.epoch is None:
+            self.epoch = _retried(lambda: self.store.acquire_epoch(self.name, self.producer))
+        fenced = replace(manifest, epoch=self.epoch)
+        for name in sorted(_retried(lambda: self.store.missing_blobs(fenced.digests()))):
+            _retried(partial(self.store.put_blob, blobs[name]))
+        failpoint("publish.after_blobs")
+        made = _retried(lambda: commit(self.store, fenced, channel=self.channel))
+        self.last_version = made.manifest.version
+        if not made.moved:
+            log.warning(
+                "published, but the channel stays where it is",
+                model=self.name,
+                version=made.manifest.version,
+                channel=self.channel,
+                at_version=made.channel.version,
+                held=made.channel.held,
+            )
+        return made
+
+
+def _retried(call: Callable[[], _Result]) -> _Result:
+    for delay_s in RETRY_DELAYS_S:
+        try:
+            return call()
+        except Unavailable as error:
+            log.warning("the model store is unavailable", why=error.message, retry_in_s=delay_s)
+            time.sleep(delay_s)
+    return call()
+
+
+def _golden(module: nn.Module, prepared: _Prepared, state: State) -> tuple[Probe, bytes]:
+    """The probe of the module as it is. Raises InvalidArgument (BAD_OUTPUT, NON_FINITE)."""
+    signature = prepared.signature
+    outputs = outputs_in_order(probe.run(module, prepared.golden), signature)
+    rows = len(prepared.golden[0]) if signature.max_batch_size else None
+    for spec, tensor in zip(signature.outputs, outputs, strict=True):
+        _check_output(spec, tensor, rows)
+    content = probe.encode_probe(signature, prepared.golden, outputs)
+    tolerances = probe.tolerances([*state.values(), *outputs])
+    return Probe(digest(content), len(content), *tolerances), content
+
+
+def _check_output(spec: TensorSpec, tensor: torch.Tensor, rows: int | None) -> None:
+    shape = spec.shape if rows is None else (rows, *spec.shape[1:])
+    fits = len(tensor.shape) == len(shape) and all(
+        wanted in (-1, size) for wanted, size in zip(shape, tensor.shape, strict=True)
+    )
+    datatype = DATATYPES.get(tensor.dtype, str(tensor.dtype))
+    if not fits or datatype != spec.datatype:
+        raise InvalidArgument(
+            "BAD_OUTPUT",
+            f"output {spec.name!r}: the module returned {datatype} {list(tensor.shape)}; "
+            f"expected {spec.datatype} {list(shape)}",
+        )
+
+
+def _import_path(model: Model) -> str | None:
+    """Where another process finds the Model's class; None where it cannot."""
+    kind = type(model)
+    module = sys.modules.get(kind.__module__)
+    if kind.__module__ == "__main__" or getattr(module, kind.__qualname__, None) is not kind:
+        return None
+    return f"{kind.__module__}:{kind.__qualname__}"
