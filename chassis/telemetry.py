@@ -13,6 +13,11 @@ from chassis.settings import ProcessSettings
 
 REGISTRY = CollectorRegistry()
 
+if not structlog.is_configured():
+    # Unconfigured, structlog prints to standard output, which belongs to the program that imports
+    # us: a training loop's own lines, or a command's JSON.
+    structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=sys.stderr))
+
 
 def configure_logs(service: str, settings: ProcessSettings) -> None:
     """Logs go to standard error: one JSON object a line, or a console line on a terminal."""

@@ -20,6 +20,7 @@ class Format(StrEnum):
 FormatOption = Annotated[Format, typer.Option("-o", "--output", help="How to print.")]
 
 Row = dict[str, Any]
+PIPE_COLUMNS = 400
 
 
 def print_rows(rows: Sequence[Row], output: Format, *, empty: str) -> None:
@@ -56,7 +57,11 @@ def _print_table(rows: Sequence[Row]) -> None:
         table.add_column(key, overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        # A pipe has no width to fit into: a folded digest is of no use to grep.
+        console = Console(width=PIPE_COLUMNS)
+    console.print(table)
 
 
 def _cell(value: Any) -> str:
