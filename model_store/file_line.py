@@ -66,10 +66,7 @@ class FileLine(Line):
             return None
         # The commit's name is linked before the version's. A writer killed between the two leaves
         # a commit that made nothing, and its number to somebody else: the version must name it.
-        try:
-            made = self.manifest(decode_manifest(record, self._model).version)
-        except DataLoss:
-            return None
+        made = self.manifest(decode_manifest(record, self._model).version)
         if made is None or made.commit_id != commit_id:
             return None
         # The earlier attempt may have failed at just this.

@@ -21,7 +21,7 @@ from chassis.errors import NotFound
 from chassis.names import checked_name
 from model_store import durable_files as files
 from model_store.digests import digest, hex_part, verified
-from model_store.directory_watch import DirectoryWatch
+from model_store.directory_watch import DirectoryWatches
 from model_store.file_line import FileLine
 from model_store.line_store import LineStore
 
@@ -37,6 +37,7 @@ class FileStore(LineStore):
         self._blobs = root / "blobs"
         self._models = root / "models"
         self._staging = root / "staging"
+        self._watches = DirectoryWatches()
         self._closed = Event()
         self._swept = False
         self._sweep_lock = Lock()
@@ -74,7 +75,7 @@ class FileStore(LineStore):
         while True:
             # The watch before the hint and the hint before the truth: whatever changes in between
             # shows in the one looked at later.
-            with DirectoryWatch(line.root) as watch:
+            with self._watches.watching(line.root) as watch:
                 hint = line.hint()
                 revision = line.revision()
                 if revision != seen or monotonic() >= give_up_at or self._closed.is_set():
@@ -85,6 +86,7 @@ class FileStore(LineStore):
 
     def close(self) -> None:
         self._closed.set()
+        self._watches.close()
 
     def _blob_path(self, name: str) -> Path:
         digits = hex_part(name)

@@ -66,7 +66,8 @@ class Store(ABC):
         are unset. Repeating a commit_id returns the version it made, so an error whose outcome is
         unknown is repeated with the same one. Durable when it returns.
         Raises InvalidArgument (BAD_MANIFEST, BAD_DIGEST, BAD_SHAPE, BAD_TEXT), FailedPrecondition
-        (STALE_EPOCH, UNKNOWN_EPOCH, MISSING_BLOBS).
+        (STALE_EPOCH, UNKNOWN_EPOCH, MISSING_BLOBS), DataLoss (MANIFEST_DAMAGED) where the commit
+        made a version that can no longer be read.
         """
 
     @abstractmethod

@@ -1,0 +1,59 @@
+"""Every kind of store, each empty, opened as often as a test likes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import redis
+
+from model_store import Store, open_store
+
+# Database 0 is shared with other folders of tests; this one is emptied before each test.
+_OWN_DATABASE = 9
+
+Opener = Callable[[], Store]
+
+
+@pytest.fixture
+def file_url(tmp_path: Path) -> str:
+    return (tmp_path / "store").as_uri()
+
+
+@pytest.fixture
+def empty_redis_url(redis_url: str) -> str:
+    url = f"{redis_url.rpartition('/')[0]}/{_OWN_DATABASE}"
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+    return url
+
+
+@pytest.fixture(params=["memory", "file", "redis"])
+def store_url(request: pytest.FixtureRequest) -> str:
+    """The URL of an empty store, of each kind in turn."""
+    if request.param == "memory":
+        return f"memory://{uuid4().hex}"
+    return str(
+        request.getfixturevalue("file_url" if request.param == "file" else "empty_redis_url")
+    )
+
+
+@pytest.fixture
+def opened(store_url: str) -> Iterator[Opener]:
+    """Opens the store once more; each is closed at the end."""
+    stores: list[Store] = []
+
+    def open_once_more() -> Store:
+        stores.append(open_store(store_url))
+        return stores[-1]
+
+    yield open_once_more
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def store(opened: Opener) -> Store:
+    return opened()

@@ -1,0 +1,67 @@
+"""What lies in a store, reached behind its back, to be damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import redis
+
+from model_store.digests import hex_part
+from model_store.redis_scripts import blob_key, chunk_key, model_key
+from tests.model_store.samples import MODEL
+
+CHUNK_BYTES = 4 * 1024 * 1024
+
+
+class Raw(Protocol):
+    """`kind` is "blob" (by digest), "manifest" (by version) or "channel" (by name)."""
+
+    def read(self, kind: str, name: str | int) -> bytes: ...
+
+    def write(self, kind: str, name: str | int, content: bytes) -> None: ...
+
+
+class RawFiles:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, kind: str, name: str | int) -> Path:
+        if kind == "blob":
+            digits = hex_part(str(name))
+            return self.root / "blobs" / digits[:2] / digits[2:]
+        if kind == "manifest":
+            return self.root / "models" / MODEL / "versions" / f"{name:012d}"
+        return self.root / "models" / MODEL / "channels" / str(name)
+
+    def read(self, kind: str, name: str | int) -> bytes:
+        return self.path(kind, name).read_bytes()
+
+    def write(self, kind: str, name: str | int, content: bytes) -> None:
+        self.path(kind, name).write_bytes(content)
+
+
+class RawRedis:
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+
+    def read(self, kind: str, name: str | int) -> bytes:
+        if kind == "blob":
+            return self.client.get(chunk_key(hex_part(str(name)), CHUNK_BYTES, 0))
+        return self.client.hget(model_key(MODEL, f"{kind}s"), str(name))
+
+    def write(self, kind: str, name: str | int, content: bytes) -> None:
+        if kind == "blob":
+            assert self.client.exists(blob_key(hex_part(str(name))))
+            self.client.set(chunk_key(hex_part(str(name)), CHUNK_BYTES, 0), content)
+        else:
+            self.client.hset(model_key(MODEL, f"{kind}s"), str(name), content)
+
+
+def raw_of(url: str) -> Raw:
+    """For a file or a Redis store."""
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        return RawFiles(Path(parts.path))
+    return RawRedis(redis.Redis.from_url(url))

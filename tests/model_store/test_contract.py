@@ -1,0 +1,456 @@
+"""The contract of `Store`, kept by every kind of store."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import pytest
+
+from chassis.errors import (
+    Aborted,
+    FailedPrecondition,
+    HeadraceError,
+    InvalidArgument,
+    NotFound,
+)
+from model_store import Store
+from model_store.digests import digest
+from model_store.records import Channel, Probe, TensorEntry
+from tests.model_store.conftest import Opener
+from tests.model_store.samples import MODEL, PROGRAM, made, renamed, stored, unstored, weights
+
+BAD_NAMES = ["", ".", "..", "../up", "a/b", "-a", "a" * 129, "naïve", "a\n", "a\0", "a b"]
+
+
+def reason(raised: pytest.ExceptionInfo[HeadraceError]) -> str:
+    return raised.value.reason
+
+
+# Blobs
+
+
+@pytest.mark.parametrize("content", [b"", b"x", bytes(range(256)) * 41, b"\xff" * 9_000_001])
+def test_a_blob_comes_back_as_it_was_put(store: Store, opened: Opener, content: bytes) -> None:
+    name = store.put_blob(content)
+    assert name == digest(content)
+    assert opened().read_blob(name) == content
+
+
+def test_a_blob_put_twice_is_one_blob(store: Store) -> None:
+    assert store.put_blob(b"same") == store.put_blob(memoryview(b"same"))
+
+
+def test_a_view_of_wider_elements_is_stored_as_its_bytes(store: Store) -> None:
+    floats = memoryview(weights(3)).cast("f")
+    assert store.read_blob(store.put_blob(floats)) == weights(3)
+
+
+def test_a_buffer_may_be_written_again_after_it_was_put(store: Store) -> None:
+    buffer = bytearray(b"before")
+    name = store.put_blob(memoryview(buffer))
+    buffer[:] = b"after!"
+    assert store.read_blob(name) == b"before"
+
+
+def test_missing_blobs_are_those_not_stored(store: Store) -> None:
+    there, absent = store.put_blob(b"there"), digest(b"absent")
+    assert store.missing_blobs([there, absent]) == {absent}
+    assert store.missing_blobs([]) == set()
+
+
+def test_an_absent_blob_is_not_found(store: Store) -> None:
+    with pytest.raises(NotFound) as raised:
+        store.read_blob(digest(b"absent"))
+    assert reason(raised) == "BLOB_NOT_FOUND"
+
+
+@pytest.mark.parametrize("name", ["", "blake3:", "blake3:../../x", "sha256:" + "0" * 64, "0" * 64])
+def test_what_is_not_a_digest_is_refused(store: Store, name: str) -> None:
+    for call in (store.read_blob, lambda name: store.missing_blobs([name])):
+        with pytest.raises(InvalidArgument) as raised:
+            call(name)
+        assert reason(raised) == "BAD_DIGEST"
+
+
+# Versions
+
+
+def test_versions_count_up_from_one(store: Store, opened: Opener) -> None:
+    assert store.versions(MODEL) == []
+    assert [made(store, step).version for step in (10, 20, 30)] == [1, 2, 3]
+    assert opened().versions(MODEL) == [1, 2, 3]
+    assert opened().models() == [MODEL]
+
+
+def test_a_manifest_comes_back_as_it_was_made(store: Store, opened: Opener) -> None:
+    manifest = stored(store, 7, commit_id="run-1:7")
+    made_one = store.create_version(manifest)
+    assert made_one.create_time_ms > 1_700_000_000_000
+    assert made_one == replace(manifest, version=1, create_time_ms=made_one.create_time_ms)
+    assert opened().manifest(MODEL, 1) == made_one
+
+
+def test_a_given_create_time_is_kept(store: Store) -> None:
+    manifest = replace(stored(store, 1), create_time_ms=12345)
+    assert store.create_version(manifest).create_time_ms == 12345
+
+
+def test_a_version_without_probe_has_none(store: Store) -> None:
+    store.create_version(replace(stored(store, 1), probe=None))
+    assert store.manifest(MODEL, 1).probe is None
+
+
+def test_models_do_not_see_one_another(store: Store) -> None:
+    made(store, 1, model="a")
+    made(store, 1, model="b")
+    made(store, 2, model="b")
+    assert (store.models(), store.versions("a"), store.versions("b")) == (["a", "b"], [1], [1, 2])
+    assert store.versions("c") == []
+
+
+def test_an_epoch_alone_makes_no_model(store: Store) -> None:
+    store.acquire_epoch("a", "host:1")
+    assert store.models() == []
+
+
+def test_an_absent_version_says_which_exist(store: Store) -> None:
+    with pytest.raises(NotFound, match="it has none yet") as raised:
+        store.manifest(MODEL, 1)
+    assert reason(raised) == "VERSION_NOT_FOUND"
+    made(store, 1)
+    made(store, 2)
+    with pytest.raises(NotFound, match="versions 1 to 2 exist"):
+        store.manifest(MODEL, 3)
+
+
+def test_a_manifest_that_has_a_version_is_refused(store: Store) -> None:
+    with pytest.raises(InvalidArgument) as raised:
+        store.create_version(replace(stored(store, 1), version=1))
+    assert reason(raised) == "BAD_MANIFEST"
+
+
+def test_a_version_whose_blobs_are_missing_is_refused(store: Store) -> None:
+    store.put_blob(PROGRAM)
+    with pytest.raises(FailedPrecondition, match="2 blobs") as raised:
+        store.create_version(unstored(1))
+    assert reason(raised) == "MISSING_BLOBS"
+    assert store.versions(MODEL) == []
+
+
+def test_a_repeated_commit_returns_the_version_it_made(store: Store, opened: Opener) -> None:
+    manifest = stored(store, 1, commit_id="run:1")
+    first = store.create_version(manifest)
+    made(store, 2)
+    assert opened().create_version(manifest) == first
+    assert store.versions(MODEL) == [1, 2]
+
+
+def test_commits_without_an_id_are_each_their_own(store: Store) -> None:
+    manifest = stored(store, 1)
+    made_two = [store.create_version(manifest) for _ in range(2)]
+    assert [one.version for one in made_two] == [1, 2]
+    assert made_two[0].commit_id != made_two[1].commit_id
+
+
+def test_a_commit_id_belongs_to_one_model(store: Store) -> None:
+    for model in ("a", "b"):
+        made_one = store.create_version(stored(store, 1, model=model, commit_id="run:1"))
+        assert (made_one.model, made_one.version) == (model, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"epoch": -1}, "BAD_MANIFEST"),
+        ({"step": 2**63}, "BAD_MANIFEST"),
+        ({"commit_id": "x" * 513}, "BAD_TEXT"),
+        ({"producer": "\ud800"}, "BAD_TEXT"),
+        ({"metrics": {"": 1.0}}, "BAD_TEXT"),
+        ({"probe": Probe(digest(b""), 0, float("nan"), 0.0)}, "BAD_MANIFEST"),
+        ({"probe": Probe(digest(b""), 0, 0.0, -1.0)}, "BAD_MANIFEST"),
+        ({"probe": Probe("golden", 0, 0.0, 0.0)}, "BAD_DIGEST"),
+        ({"tensors": (TensorEntry("w", "FP32", (2,), digest(b""), 9),)}, "BAD_MANIFEST"),
+        ({"tensors": (TensorEntry("w", "FP32", (-2,), digest(b""), 8),)}, "BAD_SHAPE"),
+        ({"tensors": (TensorEntry("w", "BYTES", (2,), digest(b""), 8),)}, "BAD_MANIFEST"),
+        ({"tensors": (TensorEntry("", "FP32", (2,), digest(b""), 8),)}, "BAD_TEXT"),
+        ({"tensors": (TensorEntry("w", "INT8", (0,), digest(b""), 0),) * 2}, "BAD_MANIFEST"),
+    ],
+)
+def test_a_malformed_manifest_is_refused(
+    store: Store, change: dict[str, object], expected: str
+) -> None:
+    with pytest.raises(InvalidArgument) as raised:
+        store.create_version(replace(stored(store, 1), **change))
+    assert reason(raised) == expected
+    assert store.versions(MODEL) == []
+
+
+def test_tensors_are_kept_ordered_by_name(store: Store) -> None:
+    first, second = (stored(store, 1).tensors[0], renamed(unstored(1), "bias").tensors[0])
+    store.create_version(replace(unstored(1), tensors=(first, second)))
+    names = [tensor.name for tensor in store.manifest(MODEL, 1).tensors]
+    assert names == ["bias", "layer.weight"]
+
+
+# Epochs
+
+
+def test_epochs_count_up_from_one(store: Store, opened: Opener) -> None:
+    assert store.epoch(MODEL) == 0
+    assert [store.acquire_epoch(MODEL, f"host:{pid}") for pid in (1, 2)] == [1, 2]
+    assert opened().acquire_epoch(MODEL, "host:3") == 3
+    assert (store.epoch(MODEL), store.epoch("another")) == (3, 0)
+
+
+def test_a_stale_publisher_is_fenced(store: Store) -> None:
+    old = store.acquire_epoch(MODEL, "old")
+    made(store, 1, epoch=old)
+    new = store.acquire_epoch(MODEL, "new")
+    manifest = stored(store, 2, epoch=old)
+    with pytest.raises(FailedPrecondition) as raised:
+        store.create_version(manifest)
+    assert reason(raised) == "STALE_EPOCH"
+    assert store.versions(MODEL) == [1]
+    assert made(store, 2, epoch=new).version == 2
+
+
+def test_a_stale_publisher_moves_no_channel(store: Store) -> None:
+    old = store.acquire_epoch(MODEL, "old")
+    made(store, 1, epoch=old)
+    store.acquire_epoch(MODEL, "new")
+    with pytest.raises(FailedPrecondition) as raised:
+        move(store, 1, 0, epoch=old)
+    assert reason(raised) == "STALE_EPOCH"
+    assert store.channel(MODEL, "stable") is None
+
+
+def test_a_stale_publisher_may_still_ask_what_its_commit_made(store: Store) -> None:
+    old = store.acquire_epoch(MODEL, "old")
+    manifest = stored(store, 1, epoch=old, commit_id="run:1")
+    first = store.create_version(manifest)
+    store.acquire_epoch(MODEL, "new")
+    assert store.create_version(manifest) == first
+
+
+def test_an_epoch_never_handed_out_is_refused(store: Store) -> None:
+    manifest = stored(store, 1, epoch=5)
+    with pytest.raises(FailedPrecondition) as raised:
+        store.create_version(manifest)
+    assert reason(raised) == "UNKNOWN_EPOCH"
+    made(store, 1)
+    with pytest.raises(FailedPrecondition) as raised:
+        move(store, 1, 0, epoch=5)
+    assert reason(raised) == "UNKNOWN_EPOCH"
+
+
+def test_an_unfenced_writer_passes_whatever_the_epoch(store: Store) -> None:
+    store.acquire_epoch(MODEL, "trainer")
+    assert made(store, 1).epoch == 0
+    assert move(store, 1, 0).epoch == 0
+
+
+# Channels
+
+
+def move(
+    store: Store, version: int, expected: int, *, epoch: int = 0, held: bool = False
+) -> Channel:
+    return store.move_channel(
+        MODEL,
+        "stable",
+        version,
+        expected_revision=expected,
+        epoch=epoch,
+        held=held,
+        reason=f"to {version}",
+    )
+
+
+def test_a_channel_is_none_until_it_is_made(store: Store) -> None:
+    assert store.channel(MODEL, "stable") is None
+    assert store.channels(MODEL) == []
+
+
+def test_a_channel_stands_where_it_was_moved(store: Store, opened: Opener) -> None:
+    made(store, 1)
+    made(store, 2)
+    move(store, 1, 0)
+    channel = move(store, 2, 1, held=True)
+    assert (channel.version, channel.revision, channel.held) == (2, 2, True)
+    assert [(past.version, past.revision, past.reason) for past in channel.history] == [
+        (1, 1, "to 1"),
+        (2, 2, "to 2"),
+    ]
+    assert opened().channel(MODEL, "stable") == channel
+
+
+def test_channels_are_sorted_by_name(store: Store) -> None:
+    made(store, 1)
+    for name in ("stable", "canary", "Beta"):
+        store.move_channel(MODEL, name, 1, expected_revision=0, reason="set")
+    assert [channel.name for channel in store.channels(MODEL)] == ["Beta", "canary", "stable"]
+
+
+def test_a_move_that_expected_another_revision_is_aborted(store: Store) -> None:
+    made(store, 1)
+    with pytest.raises(Aborted):
+        move(store, 1, 1)
+    move(store, 1, 0)
+    for stale in (0, 2):
+        with pytest.raises(Aborted) as raised:
+            move(store, 1, stale)
+        assert reason(raised) == "CHANNEL_MOVED"
+    assert move(store, 1, 1).revision == 2
+
+
+def test_a_channel_never_points_to_an_absent_version(store: Store) -> None:
+    made(store, 1)
+    for version in (0, 2):
+        with pytest.raises(NotFound) as raised:
+            move(store, version, 0)
+        assert reason(raised) == "VERSION_NOT_FOUND"
+
+
+def test_a_channel_keeps_the_epoch_of_its_last_publisher(store: Store) -> None:
+    epoch = store.acquire_epoch(MODEL, "trainer")
+    made(store, 1, epoch=epoch)
+    made(store, 2, epoch=epoch)
+    assert move(store, 2, 0, epoch=epoch).epoch == epoch
+    # An operator's move has no epoch of its own.
+    assert move(store, 1, 1, held=True).epoch == epoch
+
+
+def test_history_keeps_the_newest_32_moves(store: Store) -> None:
+    made(store, 1)
+    for revision in range(40):
+        channel = move(store, 1, revision)
+    assert [past.revision for past in channel.history] == list(range(9, 41))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [({"reason": ""}, "BAD_TEXT"), ({"version": -1}, "BAD_MOVE"), ({"epoch": -1}, "BAD_MOVE")],
+)
+def test_a_malformed_move_is_refused(
+    store: Store, change: dict[str, object], expected: str
+) -> None:
+    wish = {"version": 1, "expected_revision": 0, "epoch": 0, "reason": "x", **change}
+    with pytest.raises(InvalidArgument) as raised:
+        store.move_channel(MODEL, "stable", **wish)
+    assert reason(raised) == expected
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_malformed_names_are_refused(store: Store, name: str) -> None:
+    calls = [
+        lambda: store.versions(name),
+        lambda: store.manifest(name, 1),
+        lambda: store.epoch(name),
+        lambda: store.acquire_epoch(name, "owner"),
+        lambda: store.create_version(unstored(1, model=name)),
+        lambda: store.channel(name, "stable"),
+        lambda: store.channel(MODEL, name),
+        lambda: store.channels(name),
+        lambda: store.move_channel(name, "stable", 1, expected_revision=0, reason="x"),
+        lambda: store.move_channel(MODEL, name, 1, expected_revision=0, reason="x"),
+        lambda: store.revision(name),
+        lambda: store.wait_for_change(name, 0, 0.0),
+    ]
+    for call in calls:
+        with pytest.raises(InvalidArgument) as raised:
+            call()
+        assert reason(raised) == "BAD_NAME"
+
+
+def test_an_owner_needs_words(store: Store) -> None:
+    with pytest.raises(InvalidArgument):
+        store.acquire_epoch(MODEL, "")
+
+
+# Revisions and waiting
+
+
+def test_the_revision_grows_with_every_change_and_nothing_else(store: Store) -> None:
+    seen = [store.revision(MODEL)]
+    for change in (
+        lambda: made(store, 1),
+        lambda: made(store, 2),
+        lambda: move(store, 2, 0),
+        lambda: move(store, 1, 1, held=True),
+        lambda: store.move_channel(MODEL, "canary", 1, expected_revision=0, reason="set"),
+    ):
+        change()
+        seen.append(store.revision(MODEL))
+    assert seen[0] == 0
+    assert seen == sorted(set(seen))
+    store.acquire_epoch(MODEL, "trainer")
+    made(store, 1, model="another")
+    assert store.revision(MODEL) == seen[-1]
+
+
+def test_waiting_returns_at_once_when_something_changed_already(store: Store) -> None:
+    made(store, 1)
+    revision = store.revision(MODEL)
+    for seen in (0, revision + 5):
+        assert store.wait_for_change(MODEL, seen, 60.0) == revision
+
+
+def test_waiting_ends_with_its_timeout(store: Store) -> None:
+    made(store, 1)
+    revision = store.revision(MODEL)
+    assert store.wait_for_change(MODEL, revision, 0.05) == revision
+    assert store.wait_for_change("unknown", 0, 0.01) == 0
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_change_wakes_who_waits(store: Store, opened: Opener, known: bool) -> None:
+    if known:
+        made(store, 1)
+    seen = store.revision(MODEL)
+    reader, woken = opened(), []
+    waiting = threading.Thread(target=lambda: woken.append(reader.wait_for_change(MODEL, seen, 60)))
+    waiting.start()
+    made(store, 2)
+    waiting.join(30)
+    assert woken == [seen + 1]
+
+
+def test_closing_wakes_who_waits(store: Store) -> None:
+    made(store, 1)
+    seen, woken = store.revision(MODEL), []
+    waiting = threading.Thread(target=lambda: woken.append(store.wait_for_change(MODEL, seen, 60)))
+    waiting.start()
+    store.close()
+    store.close()
+    waiting.join(30)
+    assert woken == [seen]
+
+
+# What a reader needs
+
+
+def test_a_reader_acts_only_on_a_channel_that_follows(store: Store) -> None:
+    epoch = store.acquire_epoch(MODEL, "trainer")
+    made(store, 1, epoch=epoch)
+    made(store, 2, epoch=epoch)
+    first = move(store, 1, 0, epoch=epoch)
+    second = move(store, 2, 1, epoch=epoch)
+    assert first.follows(None)
+    assert second.follows(first)
+    assert second.follows(second)
+    assert not first.follows(second)
+    # A deposed master goes on with its own revisions, under the epoch it knew.
+    assert not replace(second, revision=9, epoch=epoch - 1).follows(second)
+    assert not replace(second, version=1).follows(second)
+
+
+def test_a_store_names_itself(store: Store, store_url: str) -> None:
+    assert store.url == store_url
+    assert store_url in repr(store)
+
+
+def test_a_store_closes_as_a_context(opened: Opener) -> None:
+    with opened() as store:
+        made(store, 1)
+    assert opened().versions(MODEL) == [1]

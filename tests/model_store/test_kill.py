@@ -1,0 +1,116 @@
+"""kill -9 of a publisher at every step: the store stays whole, the publication can be repeated."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from model_store import Store, open_store
+from model_store.publication import publish
+from tests.model_store.processes import WriterProcess
+from tests.model_store.samples import MODEL, assert_whole, stored
+from tests.model_store.writer import Order
+
+pytestmark = pytest.mark.system
+
+# Where the publisher of version 2 dies; the versions there are then, and where the channel stands.
+IN_FILES = [
+    ("store.blob.before_fsync", [1], 1),
+    ("store.blob.before_rename", [1], 1),
+    ("store.blob.after_rename", [1], 1),
+    ("publish.before_manifest", [1], 1),
+    ("store.manifest.before_fsync", [1], 1),
+    ("store.manifest.before_link", [1], 1),
+    ("store.manifest.after_link", [1, 2], 1),
+    ("publish.after_manifest", [1, 2], 1),
+    ("store.channel.before_fsync", [1, 2], 1),
+    ("store.channel.before_rename", [1, 2], 1),
+    ("store.channel.after_rename", [1, 2], 2),
+    ("publish.after_channel", [1, 2], 2),
+]
+IN_REDIS = [
+    ("store.blob.before_commit", [1], 1),
+    ("store.blob.after_commit", [1], 1),
+    ("publish.before_manifest", [1], 1),
+    ("store.manifest.before_commit", [1], 1),
+    ("store.manifest.after_commit", [1, 2], 1),
+    ("publish.after_manifest", [1, 2], 1),
+    ("store.channel.before_commit", [1, 2], 1),
+    ("store.channel.after_commit", [1, 2], 2),
+    ("publish.after_channel", [1, 2], 2),
+]
+CASES = [("file", *case) for case in IN_FILES] + [("redis", *case) for case in IN_REDIS]
+
+
+@pytest.fixture(scope="module")
+def writer() -> Iterator[WriterProcess]:
+    with WriterProcess() as process:
+        yield process
+
+
+def channel_version(store: Store) -> int:
+    channel = store.channel(MODEL, "stable")
+    assert channel is not None
+    return channel.version
+
+
+@pytest.mark.parametrize(
+    ("store_url", "point", "versions", "channel"),
+    CASES,
+    indirect=["store_url"],
+    ids=[f"{kind}-{point}" for kind, point, *_ in CASES],
+)
+def test_a_killed_publisher_leaves_a_whole_store(
+    store: Store,
+    store_url: str,
+    writer: WriterProcess,
+    point: str,
+    versions: list[int],
+    channel: int,
+) -> None:
+    publish(store, stored(store, 1, commit_id="step-1"))
+    seen = store.revision(MODEL)
+    writer.start(Order(store_url, first=2, armed=f"{point}=kill"))
+    while not writer.ended():
+        # Read beside the writer, at whatever it has just done.
+        assert_whole(store)
+    assert writer.exit_code() == -signal.SIGKILL
+    assert assert_whole(store) == versions
+    assert channel_version(store) == channel
+    assert (store.wait_for_change(MODEL, seen, 0.0) != seen) == (versions == [1, 2])
+    # The same publication again, by another process of the same run, and then the next one.
+    assert writer.run(Order(store_url, first=2, count=2)) == 0
+    assert assert_whole(store) == [1, 2, 3]
+    assert channel_version(store) == 3
+
+
+@pytest.mark.parametrize(
+    ("store_url", "point"),
+    [("file", "store.manifest.after_link"), ("redis", "store.manifest.after_commit")],
+    indirect=["store_url"],
+)
+def test_a_reader_learns_of_a_version_whose_publisher_was_killed(
+    store: Store, store_url: str, writer: WriterProcess, point: str
+) -> None:
+    seen = store.revision(MODEL)
+    assert writer.run(Order(store_url, first=1, armed=f"{point}=kill")) == -signal.SIGKILL
+    assert store.wait_for_change(MODEL, seen, 60.0) == seen + 1
+    assert store.versions(MODEL) == [1]
+
+
+def test_a_publisher_killed_between_commit_and_version_made_nothing(
+    tmp_path: Path, file_url: str
+) -> None:
+    store = open_store(file_url)
+    publish(store, stored(store, 1, commit_id="step-1"))
+    store.create_version(stored(store, 2, commit_id="step-2"))
+    # What is left if a kill falls between the two links of version 2.
+    (tmp_path / "store" / "models" / MODEL / "versions" / f"{2:012d}").unlink()
+    other = publish(store, stored(store, 3, commit_id="step-3")).manifest
+    assert (other.version, other.step) == (2, 3)
+    again = publish(store, stored(store, 2, commit_id="step-2")).manifest
+    assert (again.version, again.step) == (3, 2)
+    assert publish(store, stored(store, 2, commit_id="step-2")).manifest == again
