@@ -1,0 +1,203 @@
+"""`make bench`: how fast the stack serves, and what a request costs, beside a bare torch loop.
+
+For each model: the bare loop; then a store with one version, its replicas and a gateway as
+processes, and a closed loop of single-row requests through the gateway; then the first replica
+alone, with single rows and with full batches, which is the most that a gateway could get from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks.bare import run_bare
+from benchmarks.load import Load, run_load
+from benchmarks.report import ModelReport, Point, Report, point, table_console
+from benchmarks.stack import Stack
+from headrace.model import load_model
+
+MODELS = {"mlp": "examples.mlp:Mlp", "encoder": "examples.encoder:Encoder"}
+BARE_SIZES = (1, 8, 32, 64)
+# Of the seconds of a point: the loop alone is steady sooner than the system.
+BARE_SHARE = 0.2
+BARE_AT_MOST_S = 2.0
+# One batch runs while the next arrives.
+OUTSTANDING_BATCHES = 2
+WARM_UP_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the command line asks for."""
+
+    models: tuple[str, ...]
+    replicas: int
+    threads: int
+    seconds: float
+    outstanding: tuple[int, ...]
+
+    @property
+    def steps(self) -> int:
+        """Things to wait for, for the progress bar: bare loop, start and loads of each model."""
+        return len(self.models) * (2 + len(list(self.loads(64))))
+
+    def loads(self, max_batch_size: int) -> Iterator[tuple[str, int, int]]:
+        """(through whom, rows a request, outstanding) of every point."""
+        for outstanding in self.outstanding:
+            yield "gateway", 1, outstanding
+        for outstanding in sorted({self.outstanding[0], self.outstanding[-1]}):
+            yield "replica", 1, outstanding
+        yield "replica", max_batch_size, OUTSTANDING_BATCHES
+
+
+class Benchmark:
+    """Runs the settings model by model and tells `progress` of each step."""
+
+    def __init__(self, settings: Settings, progress: Progress) -> None:
+        self._settings = settings
+        self._progress = progress
+        self._task = progress.add_task("starting", total=settings.steps)
+
+    def run(self) -> Report:
+        """Measures every model."""
+        report = Report(dataclasses.asdict(self._settings))
+        for name in self._settings.models:
+            with tempfile.TemporaryDirectory(prefix="headrace-bench-") as directory:
+                report.models.append(self._model(name, Path(directory)))
+        return report
+
+    def _model(self, name: str, directory: Path) -> ModelReport:
+        model, settings = load_model(MODELS[name]), self._settings
+        self._next(f"{name}: bare loop")
+        bare = run_bare(
+            MODELS[name],
+            [size for size in BARE_SIZES if size <= model.max_batch_size],
+            threads=settings.threads,
+            seconds=min(settings.seconds * BARE_SHARE, BARE_AT_MOST_S),
+        )
+        self._done(f"{name}: bare loop, {bare[-1].rows_per_s:,.0f} rows/s in batches")
+        parameters = sum(weights.numel() for weights in model.build().parameters())
+        report = ModelReport(name, parameters, model.max_batch_size, bare, [])
+        self._next(f"{name}: starting the stack")
+        with Stack(model, directory, settings.replicas, settings.threads) as stack:
+            self._done(f"{name}: stack started")
+            points = [
+                self._point(stack, report, *load) for load in settings.loads(model.max_batch_size)
+            ]
+        return dataclasses.replace(report, points=points)
+
+    def _point(
+        self, stack: Stack, report: ModelReport, via: str, rows: int, outstanding: int
+    ) -> Point:
+        what = f"{report.model}: {via}, {rows} row(s) a request, {outstanding} outstanding"
+        self._next(what)
+        outcome = run_load(self._load(stack, via, rows, outstanding))
+        self._done(f"{what}: {outcome.requests_per_s * rows:,.0f} rows/s")
+        return point(via, rows, outstanding, outcome, report.bare)
+
+    def _load(self, stack: Stack, via: str, rows: int, outstanding: int) -> Load:
+        through_gateway = via == "gateway"
+        replica = {"replica": stack.replica_pids}
+        return Load(
+            address=(stack.gateway if through_gateway else stack.replica).address(),
+            model=stack.model.name,
+            samples=str(stack.samples),
+            rows=rows,
+            outstanding=outstanding,
+            seconds=self._settings.seconds,
+            warm_up_s=min(WARM_UP_S, self._settings.seconds),
+            processes={"gateway": [stack.gateway.pid], **replica} if through_gateway else replica,
+            admin=stack.gateway.address("admin_port") if through_gateway else "",
+        )
+
+    def _next(self, what: str) -> None:
+        self._progress.update(self._task, description=what)
+
+    def _done(self, what: str) -> None:
+        self._progress.console.print(what, highlight=False)
+        self._progress.advance(self._task)
+
+
+def progress_bar() -> Progress:
+    """On standard error, standard output is for the tables. A line a step without a terminal."""
+    console = Console(stderr=True)
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs, prints, writes; 130 if interrupted, 1 if a request failed or a process did not run."""
+    options = parser().parse_args(argv)
+    settings = Settings(
+        models=tuple(MODELS) if options.model == "all" else (options.model,),
+        replicas=options.replicas,
+        threads=options.threads,
+        seconds=options.seconds,
+        outstanding=options.outstanding,
+    )
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with progress_bar() as progress:
+            report = Benchmark(settings, progress).run()
+    except KeyboardInterrupt:
+        return 130
+    except (RuntimeError, subprocess.SubprocessError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    report.write(options.json)
+    report.print(table_console())
+    print(f"\nwritten to {options.json}")
+    return 1 if report.failed else 0
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    # As Ctrl-C: what was started is stopped on the way out.
+    raise KeyboardInterrupt
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = argparse.ArgumentParser(prog="benchmarks.serving", description=__doc__)
+    found.add_argument("--model", choices=(*MODELS, "all"), default="all")
+    found.add_argument("--replicas", type=_positive, default=1)
+    found.add_argument(
+        "--threads", type=_positive, default=1, help="of a replica, of the bare loop"
+    )
+    found.add_argument("--seconds", type=float, default=6.0, help="per point (6)")
+    found.add_argument(
+        "--outstanding",
+        type=lambda text: tuple(map(_positive, text.split(","))),
+        default=(1, 8, 32, 64, 128),
+        help="requests, a point each (1,8,32,64,128)",
+    )
+    found.add_argument("--json", type=Path, default=Path("bench-results/serving.json"))
+    return found
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

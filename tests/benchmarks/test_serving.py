@@ -1,0 +1,116 @@
+"""The benchmark runs on the real stack and reports every point; how fast is not tested."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.bare import BareSpeed, batch_seconds
+from benchmarks.cpu import cpu_seconds
+
+
+def test_a_batch_between_two_measured_sizes_is_interpolated():
+    speeds = [BareSpeed(1, 1.0), BareSpeed(8, 1.7), BareSpeed(32, 4.1)]
+
+    assert batch_seconds(speeds, 1) == 1.0
+    assert batch_seconds(speeds, 4.5) == pytest.approx(1.35)
+    assert batch_seconds(speeds, 20) == pytest.approx(2.9)
+    assert batch_seconds(speeds, 64) == pytest.approx(8.2)
+
+
+def test_cpu_time_is_that_of_the_process_named():
+    before = cpu_seconds(os.getpid()), time.process_time()
+    sum(number * number for number in range(300_000))
+    after = cpu_seconds(os.getpid()), time.process_time()
+
+    assert after[0] - before[0] == pytest.approx(after[1] - before[1], rel=0.1)
+
+
+def test_cpu_time_of_a_process_that_is_gone_is_an_error():
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        pass
+    with pytest.raises(ProcessLookupError):
+        cpu_seconds(child.pid)
+
+
+@pytest.mark.system
+def test_a_tiny_run_reports_every_point(tmp_path):
+    file = tmp_path / "results" / "serving.json"
+    arguments = ["--model=mlp", "--seconds=0.2", "--outstanding=1,8", f"--json={file}"]
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.serving", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+    assert run.returncode == 0, run.stderr
+    report = json.loads(file.read_text())
+    assert report["settings"]["outstanding"] == [1, 8]
+    assert report["conditions"]["versions"]["torch"]
+    [model] = report["models"]
+    assert [speed["rows"] for speed in model["bare"]] == [1, 8, 32, 64]
+    assert [(p["via"], p["rows"], p["outstanding"]) for p in model["points"]] == [
+        ("gateway", 1, 1),
+        ("gateway", 1, 8),
+        ("replica", 1, 1),
+        ("replica", 1, 8),
+        ("replica", 64, 2),
+    ]
+    for point in model["points"]:
+        check_point(point)
+    assert "| gateway " in run.stdout
+    assert "8 outstanding" in run.stderr
+
+
+def check_point(point):
+    outcome = point["outcome"]
+    roles = {"gateway", "replica", "client"} if point["via"] == "gateway" else {"replica", "client"}
+
+    assert outcome["requests"] > 0
+    assert outcome["failures"] == {}
+    assert 0 < outcome["p50_ms"] <= outcome["p99_ms"]
+    assert outcome["requests_per_s"] == pytest.approx(outcome["requests"] / outcome["seconds"])
+    assert set(outcome["cpu_us"]) == roles
+    assert all(spent > 0 for spent in outcome["cpu_us"].values())
+    assert point["share_of_bare"] > 0
+    if point["via"] == "gateway":
+        assert 1 <= outcome["rows_per_batch"] <= 8
+
+
+@pytest.mark.system
+def test_an_interrupted_run_stops_its_children(tmp_path):
+    arguments = ["--model=mlp", "--seconds=0.1", f"--json={tmp_path / 'serving.json'}"]
+    command = [sys.executable, "-m", "benchmarks.serving", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
+        assert "bare loop" in run.stderr.readline()
+        # The next child is the replica; the stack is half started then.
+        while not (children := children_of(run.pid)):
+            assert run.poll() is None
+            time.sleep(0.01)
+        run.send_signal(signal.SIGINT)
+        assert run.wait(60) == 130
+
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    assert not (tmp_path / "serving.json").exists()
+
+
+def children_of(pid):
+    numbers = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+    return [number for number in numbers if parent_of(number) == pid]
+
+
+def parent_of(pid):
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    # The name in parentheses may hold anything; state and parent follow its last one.
+    return int(stat.rpartition(")")[2].split()[1])
