@@ -1,0 +1,1 @@
+"""The OIP server in front of the replicas: admits, batches, balances and retries."""

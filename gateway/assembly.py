@@ -1,0 +1,157 @@
+"""A gateway put together from its settings, and its life: look around, serve, drain.
+
+Endpoints are looked at before the port is bound, so that a client that reconnects to a restarted
+gateway is not told that its model does not exist.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from chassis.oip import SERVICE
+from chassis.server import RpcServer, serve_until_stopped
+from chassis.telemetry import logger, serve_metrics
+from gateway import admin
+from gateway.catalog import Catalog
+from gateway.discovery import Directory, StaticDirectory
+from gateway.dispatch.dispatcher import Dispatcher, Spans
+from gateway.fleet import Fleet
+from gateway.ingress.door import Ingress
+from gateway.ingress.request import Request
+from gateway.member import Checks
+from gateway.policy.balance import Balance
+from gateway.policy.batching import Backlog
+from gateway.policy.retry import RetryPolicy
+from gateway.registry_redis import RedisDirectory
+from gateway.servicer import InferenceServicer
+from gateway.settings import GatewaySettings
+from gateway.statistics import Ledger
+
+log = logger(__name__)
+MILLISECONDS = 1000
+LOOPBACK = "127.0.0.1"
+# What the drain did not finish is cut off soon: open health watches would else hold the server.
+LAST_GRACE_S = 0.5
+
+
+class Gateway:
+    """All parts of one gateway; made on the running loop, `run` serves."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._settings = settings
+        self._directory = directory_of(settings)
+        self._catalog = Catalog(max_batch_size=settings.max_batch_size)
+        self._balance = Balance(max_inflight=settings.max_inflight_batches)
+        self._ledger = Ledger()
+        self._ingress = Ingress(_backlog(settings), self._ledger)
+        self._fleet = Fleet(
+            self._catalog,
+            self._balance,
+            Checks(settings.health_interval_s, settings.health_timeout_s),
+            message_bytes=settings.max_message_bytes,
+            models=settings.models,
+        )
+        self._dispatcher = Dispatcher(
+            self._ingress,
+            self._fleet,
+            balance=self._balance,
+            retry=RetryPolicy(max_attempts=settings.max_attempts),
+            ledger=self._ledger,
+            spans=Spans(settings.attempt_timeout_s, settings.unavailable_wait_s),
+        )
+        self._servicer = InferenceServicer(
+            self._ingress,
+            self._catalog,
+            self._fleet,
+            self._ledger,
+            wake=self._dispatcher.wake,
+            default_timeout_s=settings.default_timeout_s,
+        )
+        self._server = RpcServer(
+            settings.host, settings.port, message_bytes=settings.max_message_bytes
+        )
+        self._server.add_service(SERVICE, self._servicer)
+        self._admin = RpcServer(LOOPBACK, max(settings.admin_port, 0))
+        self._admin.add_service(admin.SERVICE, self._admin_servicer())
+        self._changed = asyncio.Event()
+        self._fleet.subscribe(self._dispatcher.wake)
+        self._fleet.subscribe(self._changed.set)
+
+    async def run(self) -> None:
+        """Serves until SIGTERM or SIGINT, then drains. Raises InvalidArgument (PORT_IN_USE)."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                background = [
+                    tasks.create_task(self._fleet.run(self._directory)),
+                    tasks.create_task(self._follow_readiness()),
+                ]
+                await self._start()
+                await serve_until_stopped(self._server, drain=self._drain, grace_s=LAST_GRACE_S)
+                await self._admin.stop(0)
+                for task in background:
+                    task.cancel()
+        except BaseExceptionGroup as group:
+            # One cause, told as itself: a taken port is a sentence, not a traceback.
+            raise group.exceptions[0] from None
+
+    async def _start(self) -> None:
+        settings = self._settings
+        await self._fleet.wait_looked(settings.health_timeout_s)
+        port = await self._server.start()
+        admin_port = metrics_port = None
+        if settings.admin_port >= 0:
+            admin_port = await self._admin.start()
+            await self._admin.set_ready(True)
+        if settings.metrics_port >= 0:
+            metrics_port = serve_metrics(settings.host, settings.metrics_port)
+        self._changed.set()
+        log.info("serving", port=port, admin_port=admin_port, metrics_port=metrics_port)
+
+    async def _follow_readiness(self) -> None:
+        """Keeps grpc.health.v1 saying what ServerReady says."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            await self._server.set_ready(self._servicer.ready)
+
+    async def _drain(self) -> None:
+        settings = self._settings
+        self._servicer.start_draining()
+        await asyncio.sleep(min(settings.drain_notice_s, settings.drain_s))
+        self._ingress.close()
+        try:
+            async with asyncio.timeout(max(settings.drain_s - settings.drain_notice_s, 0)):
+                await self._dispatcher.wait_idle()
+        except TimeoutError:
+            log.warning("drain ended with requests unanswered", **self._unanswered())
+
+    def _unanswered(self) -> dict[str, int]:
+        inflight = sum(self._balance.snapshot().inflight.values())
+        return {"queued": self._ingress.snapshot().requests, "inflight_batches": inflight}
+
+    def _admin_servicer(self) -> admin.AdminServicer:
+        return admin.AdminServicer(
+            self._fleet,
+            self._balance,
+            self._dispatcher,
+            self._ingress,
+            self._catalog,
+            self._ledger,
+            draining=lambda: self._servicer.draining,
+        )
+
+
+def directory_of(settings: GatewaySettings) -> Directory:
+    """The directory that the settings name. Raises InvalidArgument."""
+    if settings.registry:
+        return RedisDirectory(settings.registry, settings.endpoints)
+    return StaticDirectory(settings.endpoints)
+
+
+def _backlog(settings: GatewaySettings) -> Backlog[Request]:
+    return Backlog(
+        max_requests=settings.max_queue_requests,
+        max_bytes=settings.max_queue_bytes,
+        delay_s=settings.max_queue_delay_ms / MILLISECONDS,
+        max_batch_bytes=settings.max_message_bytes,
+    )

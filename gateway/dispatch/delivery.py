@@ -1,0 +1,109 @@
+"""A batch on its way: the attempts made, the endpoints that failed or refused it, the live attempt.
+
+Also what can come back: a `BatchReply`, or a `Failure` with the status for the callers and the
+fault that decides whether the batch goes again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import grpc
+
+from chassis.errors import HeadraceError, Unavailable
+from gateway.ingress.batch import Batch, BatchReply
+from gateway.policy.retry import Fault
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An attempt that failed: `error` is what callers get if it does not go again."""
+
+    error: HeadraceError
+    fault: Fault
+
+
+Outcome = BatchReply | Failure
+OnOutcome = Callable[[int, Outcome], None]
+
+_FAULTS = {
+    grpc.StatusCode.INVALID_ARGUMENT: Fault.INPUT,
+    grpc.StatusCode.NOT_FOUND: Fault.REFUSED,
+    grpc.StatusCode.FAILED_PRECONDITION: Fault.REFUSED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Fault.REFUSED,
+    grpc.StatusCode.UNAVAILABLE: Fault.BROKEN,
+    grpc.StatusCode.INTERNAL: Fault.DEFECT,
+}
+
+
+def failure_of(error: HeadraceError) -> Failure:
+    """The failure behind a status that an endpoint answered with."""
+    return Failure(error, _FAULTS.get(error.code, Fault.FINAL))
+
+
+def lost() -> Failure:
+    """The endpoint broke off or fell mute before it answered."""
+    return Failure(
+        Unavailable("REPLICA_LOST", "the replica was lost before it answered"), Fault.BROKEN
+    )
+
+
+class Carrier(Protocol):
+    """Takes batches to endpoints, by address."""
+
+    def send(
+        self, address: str, delivery_id: int, batch: Batch, timeout_s: float, done: OnOutcome
+    ) -> None:
+        """Sends a batch; `done` is called once with the id, later, unless it is abandoned."""
+
+    def abandon(self, address: str, delivery_id: int) -> None:
+        """The attempt took too long: forget it and what else is in flight there, and look away."""
+
+
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """A batch and its attempts; `check_at` is when a deadline or the attempt's timeout comes."""
+
+    batch: Batch
+    attempts: int = 0
+    # Where it failed: elsewhere first. Where it was refused: only elsewhere.
+    failed_on: set[str] = field(default_factory=set)
+    refused_by: set[str] = field(default_factory=set)
+    address: str = ""
+    sent_at: float = 0.0
+    abandon_at: float = float("inf")
+    check_at: float = float("inf")
+    # When it came back, and with what; set while it waits for another attempt.
+    returned_at: float = 0.0
+    error: HeadraceError | None = None
+
+    def on_sent(self, address: str, *, now: float, timeout_s: float) -> None:
+        """An attempt begins."""
+        self.attempts += 1
+        self.address = address
+        self.sent_at = now
+        self.abandon_at = now + timeout_s
+        self.check_at = min(self.abandon_at, self.batch.deadline)
+
+    def on_returned(self, failure: Failure, *, now: float) -> None:
+        """The attempt failed and another one is due."""
+        places = self.refused_by if failure.fault is Fault.REFUSED else self.failed_on
+        places.add(self.address)
+        self.error = failure.error
+        self.returned_at = now
+        self.abandon_at = float("inf")
+        self.check_at = self.batch.deadline
+
+    def on_expired(self, *, now: float) -> None:
+        """Ends the requests whose deadline has passed."""
+        self.batch.expire(now)
+        self.check_at = min(self.abandon_at, self.batch.deadline)
+
+    def alone(self) -> list[Delivery]:
+        """One delivery per request that still waits, with this one's attempts behind it."""
+        return [
+            Delivery(batch, self.attempts, set(self.failed_on), set(self.refused_by))
+            for batch in self.batch.split()
+        ]

@@ -1,0 +1,270 @@
+"""The pump: whenever something happened, it does all there is to do and arms one timer.
+
+What happens: a request waits, a batch ends, an endpoint changes, time passes. What there is to do:
+end what is late, send returned batches, then due ones, as long as endpoints have room. Every
+decision is a policy's; this shell keeps the clock and the batches under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from chassis.errors import Unavailable
+from chassis.telemetry import logger
+from gateway import metrics
+from gateway.dispatch.delivery import Carrier, Delivery, Failure, Outcome
+from gateway.ingress.door import Door
+from gateway.policy.balance import Balance
+from gateway.policy.queue import QueueKey
+from gateway.policy.retry import RetryPolicy, Verdict
+from gateway.statistics import Ledger
+
+log = logger(__name__)
+# The loop's timers round to milliseconds; half of one more never fires early.
+TIMER_SLACK_S = 0.0005
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Seconds: an attempt's longest life, and how long a request waits for any endpoint."""
+
+    attempt_s: float
+    unavailable_s: float
+
+
+class Dispatcher:
+    """Sends batches from the door to endpoints; belongs to the running loop."""
+
+    def __init__(
+        self,
+        door: Door,
+        carrier: Carrier,
+        *,
+        balance: Balance,
+        retry: RetryPolicy,
+        ledger: Ledger,
+        spans: Spans,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._door = door
+        self._carrier = carrier
+        self._balance = balance
+        self._retry = retry
+        self._ledger = ledger
+        self._spans = spans
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._ids = itertools.count(1)
+        self._flying: dict[int, Delivery] = {}
+        self._returned: list[Delivery] = []
+        self._woken = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = float("inf")
+        self._idle = asyncio.Event()
+
+    def wake(self) -> None:
+        """Something happened; the pump runs once in the next turn of the loop.
+
+        Requests read in the same turn travel together.
+        """
+        if not self._woken:
+            self._woken = True
+            self._loop.call_soon(self._pump)
+
+    async def wait_idle(self) -> None:
+        """Returns once nothing waits and nothing is under way."""
+        self.wake()
+        self._idle.clear()
+        await self._idle.wait()
+
+    def inflight_rows(self, address: str) -> int:
+        """Rows under way at an endpoint."""
+        return sum(item.batch.rows for item in self._flying.values() if item.address == address)
+
+    def _pump(self) -> None:
+        self._woken = False
+        now = self._clock()
+        self._end_late(now)
+        self._send_returned(now)
+        self._send_due(now)
+        if not self._flying and not self._returned and not self._door.waiting():
+            self._idle.set()
+        self._arm(now)
+
+    def _end_late(self, now: float) -> None:
+        self._door.prune(now, lambda deadline: 1 if deadline > now else 0)
+        for delivery_id, delivery in list(self._flying.items()):
+            if delivery.check_at <= now:
+                delivery.on_expired(now=now)
+                if delivery.abandon_at <= now and delivery_id in self._flying:
+                    self._abandon(delivery_id, delivery)
+        for delivery in self._returned:
+            if delivery.check_at <= now:
+                delivery.on_expired(now=now)
+        self._end_unserved(now)
+
+    def _abandon(self, delivery_id: int, delivery: Delivery) -> None:
+        log.warning("attempt timed out", endpoint=delivery.address, model=delivery.batch.key.model)
+        # Ends this attempt through `_on_outcome` like any broken one.
+        self._carrier.abandon(delivery.address, delivery_id)
+
+    def _end_unserved(self, now: float) -> None:
+        """Ends what has waited long enough for a model that no endpoint takes batches of."""
+        wait_s = self._spans.unavailable_s
+        for key, since in self._unserved_keys():
+            if max(self._door.oldest_at(key), since) + wait_s <= now:
+                self._door.give_up(key, wait_s, _no_replica(key.model), now)
+        for delivery in self._returned:
+            at = self._give_up_at(delivery)
+            if at is not None and at <= now:
+                delivery.batch.fail(_no_replica(delivery.batch.key.model), now)
+
+    def _unserved_keys(self) -> Iterator[tuple[QueueKey, float]]:
+        for key in self._door.waiting():
+            since = self._balance.unserved_since(key.model)
+            if since is not None:
+                yield key, since
+
+    def _give_up_at(self, delivery: Delivery) -> float | None:
+        since = self._balance.unserved_since(delivery.batch.key.model)
+        if since is None:
+            return None
+        return max(delivery.returned_at, since) + self._spans.unavailable_s
+
+    def _send_returned(self, now: float) -> None:
+        if not self._returned:
+            return
+        waiting, self._returned = self._returned, []
+        for delivery in sorted(waiting, key=lambda item: item.check_at):
+            if delivery.batch.done:
+                continue
+            address = self._address_for(delivery)
+            if address is not None:
+                self._send(delivery, address, now, reason="retry")
+            elif self._refused_everywhere(delivery):
+                delivery.batch.fail(delivery.error or _no_replica(delivery.batch.key.model), now)
+            else:
+                self._returned.append(delivery)
+
+    def _address_for(self, delivery: Delivery) -> str | None:
+        key = delivery.batch.key
+        avoid = delivery.refused_by | delivery.failed_on
+        if not self._balance.has_candidate(key.model, avoid):
+            avoid = delivery.refused_by
+        return self._balance.pick(key.model, key.version, avoid)
+
+    def _refused_everywhere(self, delivery: Delivery) -> bool:
+        model = delivery.batch.key.model
+        return self._balance.has_candidate(model) and not self._balance.has_candidate(
+            model, delivery.refused_by
+        )
+
+    def _send_due(self, now: float) -> None:
+        """One batch per due queue and round, so that no queue waits behind another's whole."""
+        sent = True
+        while sent and self._balance.has_room():
+            sent = False
+            for key in self._door.due(now):
+                sent |= self._send_next(key, now)
+
+    def _send_next(self, key: QueueKey, now: float) -> bool:
+        address = self._balance.pick(key.model, key.version)
+        if address is None:
+            return False
+        batch = self._door.take(key, key.max_rows, now)
+        if batch is None:
+            return False
+        reason = "full" if batch.rows >= key.max_rows else "free"
+        self._send(Delivery(batch), address, now, reason=reason)
+        return True
+
+    def _send(self, delivery: Delivery, address: str, now: float, *, reason: str) -> None:
+        batch = delivery.batch
+        delivery_id = next(self._ids)
+        delivery.on_sent(address, now=now, timeout_s=self._spans.attempt_s)
+        self._flying[delivery_id] = delivery
+        self._balance.on_sent(address)
+        self._count(delivery, reason)
+        timeout_s = max(batch.last_deadline - now, 0.0)
+        self._carrier.send(address, delivery_id, batch, timeout_s, self._on_outcome)
+
+    def _count(self, delivery: Delivery, reason: str) -> None:
+        model, rows = delivery.batch.key.model, delivery.batch.rows
+        self._ledger.on_sent(model, rows, retry=delivery.attempts > 1)
+        metrics.DISPATCHES.labels(model, reason).inc()
+        metrics.BATCH_ROWS.labels(model).observe(rows)
+        metrics.INFLIGHT.set(len(self._flying))
+
+    def _on_outcome(self, delivery_id: int, outcome: Outcome) -> None:
+        delivery = self._flying.pop(delivery_id, None)
+        if delivery is None:
+            # A late answer to an attempt that was given up.
+            return
+        now = self._clock()
+        self._balance.on_ended(delivery.address)
+        metrics.INFLIGHT.set(len(self._flying))
+        if isinstance(outcome, Failure):
+            self._on_failure(delivery, outcome, now)
+            self.wake()
+            return
+        # The endpoint has room again: its next batch leaves before this one is taken apart.
+        self._pump()
+        delivery.batch.complete(outcome, self._clock())
+        self._retry.on_success()
+        metrics.BATCH_SECONDS.labels(delivery.batch.key.model).observe(outcome.infer_s)
+
+    def _on_failure(self, delivery: Delivery, failure: Failure, now: float) -> None:
+        batch = delivery.batch
+        if batch.done:
+            return
+        delivery.on_returned(failure, now=now)
+        verdict = self._retry.decide(
+            failure.fault,
+            attempts=delivery.attempts,
+            requests=len(batch),
+            elsewhere=self._balance.has_candidate(
+                batch.key.model, delivery.refused_by | delivery.failed_on
+            ),
+        )
+        metrics.FAILED_ATTEMPTS.labels(batch.key.model, failure.fault.value, verdict.value).inc()
+        if verdict is Verdict.GIVE_UP:
+            batch.fail(failure.error, now)
+        elif verdict is Verdict.RETRY:
+            self._returned.append(delivery)
+        else:
+            self._returned += delivery.alone()
+
+    def _arm(self, now: float) -> None:
+        """One timer for the next thing that time alone brings about."""
+        at = self._next_wakeup()
+        if at >= self._timer_at:
+            # Fires early for that, finds nothing and arms again: cheaper than moving it each time.
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self._loop.call_later(max(at - now, 0.0) + TIMER_SLACK_S, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._timer_at = float("inf")
+        self._pump()
+
+    def _next_wakeup(self) -> float:
+        at = self._door.next_wakeup() or float("inf")
+        for delivery in self._flying.values():
+            at = min(at, delivery.check_at)
+        wait_s = self._spans.unavailable_s
+        for key, since in self._unserved_keys():
+            at = min(at, max(self._door.oldest_at(key), since) + wait_s)
+        for delivery in self._returned:
+            at = min(at, delivery.check_at, self._give_up_at(delivery) or float("inf"))
+        return at
+
+
+def _no_replica(model: str) -> Unavailable:
+    return Unavailable("NO_READY_REPLICA", f"no replica of model {model!r} is ready")

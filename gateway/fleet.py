@@ -1,0 +1,174 @@
+"""All endpoints: who belongs, who serves what, and the way to each.
+
+Discovery names members; each is watched by its own task. After every change `review` settles what
+each model is and tells balance who serves it. A member that discovery no longer names stays while
+it is healthy: a registry that lost its leases must not take down replicas that answer. One that
+really goes says so itself (not ready) or stops answering.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+from contextlib import suppress
+
+from chassis.errors import NotFound
+from gateway.catalog import Catalog
+from gateway.discovery import Directory
+from gateway.dispatch.delivery import OnOutcome, lost
+from gateway.ingress.batch import Batch
+from gateway.member import Checks, Member
+from gateway.policy.balance import Balance
+from gateway.policy.health import State
+
+
+class Fleet:
+    """Implements `dispatch.Carrier`; belongs to the running loop."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        balance: Balance,
+        checks: Checks,
+        *,
+        message_bytes: int,
+        models: Collection[str] = (),
+    ) -> None:
+        self._catalog = catalog
+        self._balance = balance
+        self._checks = checks
+        self._message_bytes = message_bytes
+        self._models = frozenset(models)
+        self._members: dict[str, Member] = {}
+        self._listeners: list[Callable[[], None]] = []
+        self._listed = asyncio.Event()
+
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        """`listener` is called after every change of who serves what."""
+        self._listeners.append(listener)
+
+    @property
+    def serving(self) -> bool:
+        """Whether any endpoint takes batches of any model."""
+        return any(member.serves for member in self._members.values())
+
+    @property
+    def heard(self) -> bool:
+        """Whether any endpoint ever answered."""
+        return any(member.health.heard for member in self._members.values())
+
+    async def run(self, directory: Directory) -> None:
+        """Follows the directory and watches every member; ends only by cancellation."""
+        async with asyncio.TaskGroup() as tasks:
+            async for addresses in directory.follow():
+                self._set_listed(addresses, tasks)
+                self._listed.set()
+
+    async def wait_looked(self, timeout_s: float) -> None:
+        """Returns once every member found at start was asked, or after `timeout_s`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._listed.wait()
+                for member in list(self._members.values()):
+                    await member.looked.wait()
+
+    def send(
+        self, address: str, delivery_id: int, batch: Batch, timeout_s: float, done: OnOutcome
+    ) -> None:
+        """As `Carrier.send`."""
+        member = self._members.get(address)
+        if member is None:
+            asyncio.get_running_loop().call_soon(done, delivery_id, lost())
+        else:
+            member.endpoint.send(delivery_id, batch, timeout_s, done)
+
+    def abandon(self, address: str, delivery_id: int) -> None:
+        """As `Carrier.abandon`: an endpoint that sits on a batch is treated as broken."""
+        member = self._members.get(address)
+        if member is not None:
+            member.on_broken(f"batch {delivery_id} was not answered in time")
+
+    def members(self) -> list[Member]:
+        """All members by address."""
+        return [self._members[address] for address in sorted(self._members)]
+
+    def member(self, address: str) -> Member:
+        """One member. Raises NotFound (ENDPOINT_NOT_FOUND)."""
+        member = self._members.get(address)
+        if member is None:
+            known = ", ".join(sorted(self._members)) or "none"
+            raise NotFound(
+                "ENDPOINT_NOT_FOUND",
+                f"endpoint {address[:64]!r} is unknown; known endpoints: {known}",
+                field="address",
+            )
+        return member
+
+    def serves(self, model: str, version: int = 0) -> bool:
+        """Whether an endpoint takes the model's batches, and holds the version unless it is 0."""
+        return any(
+            model in member.serves and (not version or version in member.serves[model])
+            for member in self._members.values()
+        )
+
+    def versions(self, model: str) -> list[int]:
+        """Versions of the model that endpoints say they hold, ascending."""
+        return sorted({v for m in self._members.values() for v in m.serves.get(model, ())})
+
+    def _set_listed(self, addresses: frozenset[str], tasks: asyncio.TaskGroup) -> None:
+        for address, member in self._members.items():
+            member.listed = address in addresses
+        for address in sorted(addresses - self._members.keys()):
+            member = self._members[address] = Member(
+                address,
+                self._checks,
+                message_bytes=self._message_bytes,
+                known=lambda: self._models.union(self._catalog.names()),
+                review=self._review,
+            )
+            tasks.create_task(member.watch())
+        self._review()
+
+    def _review(self) -> None:
+        self._catalog.settle(
+            {
+                member.address: member.claims()
+                for member in self._members.values()
+                if member.health.state is State.HEALTHY
+            }
+        )
+        now = time.monotonic()
+        changed = [self._place(member, now) for member in self._members.values()]
+        self._let_go(now)
+        if any(changed):
+            for listener in self._listeners:
+                listener()
+
+    def _place(self, member: Member, now: float) -> bool:
+        """Tells balance what the member serves; whether that is news."""
+        serves = {}
+        if member.health.state is State.HEALTHY:
+            serves = {
+                model: member.models[model]
+                for model, claimed in member.claims().items()
+                if self._catalog.agrees(model, claimed)
+            }
+        if serves == member.serves:
+            return False
+        member.serves = serves
+        self._balance.on_endpoint(member.address, serves, now=now)
+        return True
+
+    def _let_go(self, now: float) -> None:
+        gone = [
+            member
+            for member in self._members.values()
+            if not member.listed
+            and member.health.state is not State.HEALTHY
+            and not self._balance.inflight(member.address)
+        ]
+        for member in gone:
+            del self._members[member.address]
+            self._balance.on_removed(member.address, now=now)
+            member.leave()

@@ -1,0 +1,182 @@
+"""A batch: requests of one queue whose rows travel together, and how their answer is cut apart.
+
+Inputs are joined once, in order; outputs are cut at the same rows. A batch outlives failed
+attempts: sent again, it carries the same bytes. Requests that end while it is under way (expired,
+cancelled) are left out of the answer, never out of the tensors.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from chassis.errors import DeadlineExceeded, HeadraceError
+from chassis.infer import infer_reply, split_rows
+from chassis.tensors import TensorSpec
+from gateway.ingress.request import Request
+from gateway.policy.queue import QueueKey
+from gateway.statistics import Ledger
+
+# name, datatype, shape, raw bytes
+Tensor = tuple[str, str, tuple[int, ...], bytes]
+Part = tuple[TensorSpec, tuple[int, ...], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReply:
+    """A replica's answer, checked: `outputs` follow the signature, each with all rows first.
+
+    `version` is the one that computed it, as the replica names it; `infer_s` is the span between
+    sending and answer.
+    """
+
+    version: str
+    outputs: Sequence[Part]
+    infer_s: float
+
+
+class Batch:
+    """Requests joined; `rows` in all, `deadline` the earliest, `last_deadline` the latest."""
+
+    __slots__ = (
+        "_join_ns",
+        "_ledger",
+        "_requests",
+        "key",
+        "model",
+        "rows",
+        "taken_at",
+        "tensors",
+    )
+
+    def __init__(self, requests: list[Request], ledger: Ledger, *, now: float) -> None:
+        started_ns = time.perf_counter_ns()
+        first = requests[0]
+        self.key: QueueKey = first.key
+        self.model = first.model
+        self.rows = sum(request.rows for request in requests)
+        self.tensors = _joined(requests, self.rows)
+        self.taken_at = now
+        self._requests = requests
+        self._ledger = ledger
+        self._join_ns = time.perf_counter_ns() - started_ns
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    @property
+    def done(self) -> bool:
+        """True once every request has ended."""
+        return all(request.answered for request in self._requests)
+
+    @property
+    def arrived_at(self) -> float:
+        """When the oldest request came."""
+        return min(request.arrived_at for request in self._requests)
+
+    @property
+    def deadline(self) -> float:
+        """The earliest deadline of a request that waits; infinite once all have ended."""
+        waiting = (request.deadline for request in self._requests if not request.answered)
+        return min(waiting, default=float("inf"))
+
+    @property
+    def last_deadline(self) -> float:
+        """The latest deadline: after it nobody wants the answer."""
+        return max(request.deadline for request in self._requests)
+
+    def complete(self, reply: BatchReply, now: float) -> None:
+        """Gives each request that still waits its rows.
+
+        Raises InvalidArgument (BAD_BYTE_COUNT) before any is answered if the bytes do not divide.
+        """
+        started_ns = time.perf_counter_ns()
+        columns = self._columns(reply)
+        answered = []
+        for index, request in enumerate(self._requests):
+            if not request.answered:
+                request.answer.set_result(
+                    infer_reply(
+                        model=self.key.model,
+                        version=reply.version,
+                        request_id=request.id,
+                        outputs=[columns[at][index] for at in request.wanted],
+                        typed=request.typed,
+                    )
+                )
+                answered.append(request)
+        self._ledger.on_answered(
+            self.key.model,
+            reply.version,
+            answered,
+            batch_rows=self.rows,
+            taken_at=self.taken_at,
+            now=now,
+            join_ns=self._join_ns,
+            infer_s=reply.infer_s,
+            split_ns=time.perf_counter_ns() - started_ns,
+        )
+
+    def fail(self, error: HeadraceError, now: float) -> None:
+        """Gives each request that still waits the status."""
+        fail_all(self._requests, error, self._ledger, now)
+
+    def expire(self, now: float) -> None:
+        """Ends the requests whose deadline has passed."""
+        late = [request for request in self._requests if request.deadline <= now]
+        fail_all(late, expired(), self._ledger, now)
+
+    def split(self) -> list[Batch]:
+        """Each request that still waits, in a batch of its own."""
+        waiting = (request for request in self._requests if not request.answered)
+        return [Batch([request], self._ledger, now=self.taken_at) for request in waiting]
+
+    def _columns(self, reply: BatchReply) -> list[list[Part]]:
+        """By output, then by request."""
+        if len(self._requests) == 1:
+            return [[output] for output in reply.outputs]
+        rows = [request.rows for request in self._requests]
+        columns = []
+        for spec, shape, raw in reply.outputs:
+            parts = split_rows(raw, spec.datatype, rows, name=spec.name)
+            row_shape = shape[1:]
+            columns.append(
+                [(spec, (count, *row_shape), part) for count, part in zip(rows, parts, strict=True)]
+            )
+        return columns
+
+
+def expired() -> DeadlineExceeded:
+    """The status of a request whose deadline passed."""
+    return DeadlineExceeded("DEADLINE_EXCEEDED", "the deadline passed before the answer was there")
+
+
+def fail_all(requests: Sequence[Request], error: HeadraceError, ledger: Ledger, now: float) -> None:
+    """Ends those that still wait with `error`."""
+    failed = [request for request in requests if not request.answered]
+    for request in failed:
+        # Its own copy: raising one exception in several tasks would grow one traceback.
+        request.answer.set_exception(copy.copy(error))
+    if failed:
+        ledger.on_failed(failed[0].key.model, failed, error.code.name, now=now)
+
+
+def _joined(requests: list[Request], rows: int) -> list[Tensor]:
+    first = requests[0]
+    specs = first.model.signature.inputs
+    if len(requests) == 1:
+        return [
+            (spec.name, spec.datatype, shape, raw)
+            for spec, shape, raw in zip(specs, first.shapes, first.raw, strict=True)
+        ]
+    return [
+        (
+            spec.name,
+            spec.datatype,
+            (rows, *first.shapes[at][1:]),
+            b"".join([request.raw[at] for request in requests]),
+        )
+        for at, spec in enumerate(specs)
+    ]

@@ -1,0 +1,124 @@
+"""The door itself: requests in, batches out, and every way a request can end without a batch."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from chassis.errors import HeadraceError, ResourceExhausted, Unavailable
+from gateway import metrics
+from gateway.ingress.batch import Batch, expired, fail_all
+from gateway.ingress.request import Request
+from gateway.policy.batching import Admit, Backlog, Fit, Reject, Snapshot
+from gateway.policy.queue import QueueKey
+from gateway.statistics import Ledger
+
+
+class Door(Protocol):
+    """What dispatch sees of this room."""
+
+    def prune(self, now: float, fit: Fit) -> None:
+        """Ends the requests that no batch can answer in time."""
+
+    def due(self, now: float) -> list[QueueKey]:
+        """Queues with a batch worth sending, the most urgent first."""
+
+    def take(self, key: QueueKey, rows: int, now: float) -> Batch | None:
+        """The next batch of a queue, None if nobody waits there any more."""
+
+    def waiting(self) -> list[QueueKey]:
+        """Queues in which something waits."""
+
+    def oldest_at(self, key: QueueKey) -> float:
+        """No request of the queue arrived before this point."""
+
+    def give_up(self, key: QueueKey, waited_s: float, error: HeadraceError, now: float) -> None:
+        """Ends the requests of a queue that have waited that long."""
+
+    def next_wakeup(self) -> float | None:
+        """When a request expires or a delayed batch becomes due."""
+
+
+class Ingress:
+    """Holds the requests of a gateway until a batch takes them; implements `Door`."""
+
+    def __init__(self, backlog: Backlog[Request], ledger: Ledger) -> None:
+        self._backlog = backlog
+        self._ledger = ledger
+        self._closed = False
+
+    def offer(self, request: Request, now: float) -> Admit | Reject:
+        """Lets the request wait, or tells why not: what `Backlog.offer` says, or DRAINING."""
+        verdict = Reject("DRAINING") if self._closed else self._backlog.offer(request, now)
+        if isinstance(verdict, Reject):
+            self._ledger.on_rejected(request.key.model, verdict.reason)
+        return verdict
+
+    def withdraw(self, request: Request, now: float) -> None:
+        """The caller of an admitted request went away."""
+        self._backlog.withdraw(request)
+        self._ledger.on_failed(request.key.model, [request], "CANCELLED", now=now)
+
+    def close(self) -> None:
+        """Refuses what is offered from now on; what waits stays."""
+        self._closed = True
+
+    def prune(self, now: float, fit: Fit) -> None:
+        """As `Door.prune`."""
+        late = self._backlog.prune(now, fit)
+        if late:
+            self._fail(late, expired(), now)
+
+    def due(self, now: float) -> list[QueueKey]:
+        """As `Door.due`."""
+        return self._backlog.due(now)
+
+    def take(self, key: QueueKey, rows: int, now: float) -> Batch | None:
+        """As `Door.take`."""
+        waiting: list[Request] = []
+        while not waiting:
+            taken = self._backlog.take(key, rows, now)
+            if not taken:
+                return None
+            # A caller that went away in this turn of the loop has not withdrawn its request yet.
+            waiting = [request for request in taken if not request.answered]
+        metrics.QUEUE_SECONDS.observe(now - min(request.arrived_at for request in waiting))
+        return Batch(waiting, self._ledger, now=now)
+
+    def waiting(self) -> list[QueueKey]:
+        """As `Door.waiting`."""
+        return self._backlog.waiting()
+
+    def oldest_at(self, key: QueueKey) -> float:
+        """As `Door.oldest_at`."""
+        return self._backlog.oldest_at(key)
+
+    def give_up(self, key: QueueKey, waited_s: float, error: HeadraceError, now: float) -> None:
+        """As `Door.give_up`."""
+        self._fail(self._backlog.give_up(key, waited_s, now), error, now)
+
+    def next_wakeup(self) -> float | None:
+        """As `Door.next_wakeup`."""
+        return self._backlog.next_wakeup()
+
+    def snapshot(self) -> Snapshot:
+        """What waits now."""
+        return self._backlog.snapshot()
+
+    def _fail(self, requests: list[Request], error: HeadraceError, now: float) -> None:
+        by_model: dict[str, list[Request]] = {}
+        for request in requests:
+            by_model.setdefault(request.key.model, []).append(request)
+        for group in by_model.values():
+            fail_all(group, error, self._ledger, now)
+
+
+def refusal(verdict: Reject, request: Request) -> HeadraceError:
+    """The status of a request that was not admitted."""
+    if verdict.reason == "DEADLINE_EXCEEDED":
+        return expired()
+    if verdict.reason == "DRAINING":
+        return Unavailable("DRAINING", "the gateway is shutting down; ask another one")
+    what = "requests" if verdict.reason == "QUEUE_FULL" else "bytes"
+    return ResourceExhausted(
+        verdict.reason, f"the gateway's queue holds as many {what} as it may; try again later"
+    )

@@ -1,0 +1,63 @@
+"""Prometheus series of the gateway; touched per batch or per refusal, not per request."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from chassis.telemetry import REGISTRY
+
+REQUESTS = Counter(
+    "headrace_gateway_requests",
+    "Requests ended, by status code",
+    ["model", "status"],
+    registry=REGISTRY,
+)
+REJECTS = Counter(
+    "headrace_gateway_rejects",
+    "Requests refused at admission, by reason",
+    ["model", "reason"],
+    registry=REGISTRY,
+)
+QUEUE_SECONDS = Histogram(
+    "headrace_gateway_queue_seconds",
+    "Wait of the oldest request of each batch, from arrival to dispatch",
+    registry=REGISTRY,
+    buckets=(0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
+)
+BATCH_ROWS = Histogram(
+    "headrace_gateway_batch_rows",
+    "Rows of each batch sent",
+    ["model"],
+    registry=REGISTRY,
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+)
+BATCH_SECONDS = Histogram(
+    "headrace_gateway_batch_seconds",
+    "From sending a batch to its answer",
+    ["model"],
+    registry=REGISTRY,
+    buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
+)
+DISPATCHES = Counter(
+    "headrace_gateway_dispatches",
+    "Batches sent, by what let them go: full, free (an endpoint had room), retry",
+    ["model", "reason"],
+    registry=REGISTRY,
+)
+FAILED_ATTEMPTS = Counter(
+    "headrace_gateway_failed_attempts",
+    "Batches that failed on an endpoint, by fault and by what became of them",
+    ["model", "fault", "verdict"],
+    registry=REGISTRY,
+)
+INFLIGHT = Gauge(
+    "headrace_gateway_inflight_batches",
+    "Batches sent and not yet answered",
+    registry=REGISTRY,
+)
+ENDPOINT_STATE = Gauge(
+    "headrace_gateway_endpoint_state",
+    "1 for the state an endpoint is in",
+    ["endpoint", "state"],
+    registry=REGISTRY,
+)

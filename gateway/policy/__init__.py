@@ -1,0 +1,1 @@
+"""What the gateway decides: pure cores that take `now` and never wait, read a clock or log."""

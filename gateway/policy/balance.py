@@ -1,0 +1,130 @@
+"""Which endpoint takes the next batch of a model.
+
+The least loaded (batches in flight) of those that may take one, ties in rotation; an endpoint has
+at most `max_inflight` batches. A pinned version goes to an endpoint that says it holds it; where
+none says so, any is asked, because what an endpoint says is a fraction of a second old. One
+gateway sees every batch it sends, so counting beats sampling (power of two choices is for many
+gateways with stale counts).
+
+It also knows since when a model has had no endpoint, which bounds how long its requests wait.
+Whether an endpoint is healthy is decided in `health`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+Versions = frozenset[int]
+# Models that an endpoint takes batches of, with the versions it says it holds.
+Serves = Mapping[str, Versions]
+
+
+@dataclass(slots=True)
+class _Seat:
+    serves: Serves = field(default_factory=dict)
+    inflight: int = 0
+    # Turn of its newest batch; the lowest turn is next among equals.
+    turn: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceSnapshot:
+    """Batches in flight by endpoint, and the endpoints of each model that has any."""
+
+    inflight: Mapping[str, int]
+    serving: Mapping[str, tuple[str, ...]]
+
+
+class Balance:
+    """Counts what is in flight and picks; endpoints are named by address."""
+
+    def __init__(self, *, max_inflight: int) -> None:
+        self._max_inflight = max_inflight
+        self._seats: dict[str, _Seat] = {}
+        self._unserved_since: dict[str, float] = {}
+        self._turn = 0
+
+    def on_endpoint(self, address: str, serves: Serves, *, now: float) -> None:
+        """The endpoint takes batches of these models from now on, and of no other."""
+        seat = self._seats.setdefault(address, _Seat())
+        before, seat.serves = seat.serves, dict(serves)
+        self._note_outages(before, now)
+        for model in serves:
+            self._unserved_since.pop(model, None)
+
+    def on_removed(self, address: str, *, now: float) -> None:
+        """The endpoint is gone for good."""
+        seat = self._seats.pop(address, None)
+        if seat is not None:
+            self._note_outages(seat.serves, now)
+
+    def on_sent(self, address: str) -> None:
+        """A batch went to the endpoint."""
+        self._turn += 1
+        seat = self._seats[address]
+        seat.inflight += 1
+        seat.turn = self._turn
+
+    def on_ended(self, address: str) -> None:
+        """A batch sent to the endpoint was answered, failed or was given up."""
+        seat = self._seats.get(address)
+        if seat is not None:
+            seat.inflight -= 1
+
+    def pick(self, model: str, version: int = 0, avoid: Collection[str] = ()) -> str | None:
+        """The endpoint for the model's next batch; None while every candidate is full."""
+        seats = self._candidates(model, version, avoid)
+        free = [
+            (seat.inflight, seat.turn, address)
+            for address, seat in seats
+            if seat.inflight < self._max_inflight
+        ]
+        return min(free)[2] if free else None
+
+    def has_candidate(self, model: str, avoid: Collection[str] = ()) -> bool:
+        """Whether an endpoint outside `avoid` takes batches of the model, full or not."""
+        return any(
+            model in seat.serves and address not in avoid for address, seat in self._seats.items()
+        )
+
+    def has_room(self) -> bool:
+        """Whether any endpoint could take a batch of some model."""
+        return any(
+            seat.serves and seat.inflight < self._max_inflight for seat in self._seats.values()
+        )
+
+    def unserved_since(self, model: str) -> float | None:
+        """Since when no endpoint takes the model's batches; None where one does."""
+        return self._unserved_since.get(model)
+
+    def inflight(self, address: str) -> int:
+        """Batches in flight at the endpoint."""
+        seat = self._seats.get(address)
+        return seat.inflight if seat else 0
+
+    def snapshot(self) -> BalanceSnapshot:
+        """Loads and placements now."""
+        serving: dict[str, tuple[str, ...]] = {}
+        for address, seat in self._seats.items():
+            for model in seat.serves:
+                serving[model] = (*serving.get(model, ()), address)
+        loads = {address: seat.inflight for address, seat in self._seats.items()}
+        return BalanceSnapshot(loads, serving)
+
+    def _candidates(
+        self, model: str, version: int, avoid: Collection[str]
+    ) -> list[tuple[str, _Seat]]:
+        seats = [
+            (address, seat)
+            for address, seat in self._seats.items()
+            if model in seat.serves and address not in avoid
+        ]
+        if not version:
+            return seats
+        return [item for item in seats if version in item[1].serves[model]] or seats
+
+    def _note_outages(self, models: Collection[str], now: float) -> None:
+        for model in models:
+            if not self.has_candidate(model):
+                self._unserved_since.setdefault(model, now)

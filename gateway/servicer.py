@@ -1,0 +1,184 @@
+"""The inference protocol as the gateway answers it.
+
+ModelInfer reads a request, lets it wait behind the door and returns its answer; everything else is
+told from what the gateway knows of its endpoints, without asking one. RPCs that are missing here
+answer UNIMPLEMENTED.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import NoReturn
+
+from chassis.edge import Context, trailing_metadata
+from chassis.errors import HeadraceError, NotFound, ResourceExhausted, Unavailable
+from chassis.oip import checked_version, config_reply, metadata_reply
+from gateway.catalog import Catalog, ServedModel
+from gateway.fleet import Fleet
+from gateway.ingress.door import Ingress, refusal
+from gateway.ingress.request import Request, timeout_parameter_s
+from gateway.policy.batching import Reject
+from gateway.reports import statistics_reply
+from gateway.statistics import Ledger
+from protos.inference import grpc_service_pb2 as oip
+
+SERVER_NAME = "headrace-gateway"
+EXTENSIONS = ("statistics", "model_configuration")
+# What a refused client is told to wait: a few batches' time.
+PUSHBACK_MS = "100"
+
+
+class InferenceServicer:
+    """Implements inference.GRPCInferenceService; `wake` tells dispatch that a request waits."""
+
+    def __init__(
+        self,
+        ingress: Ingress,
+        catalog: Catalog,
+        fleet: Fleet,
+        ledger: Ledger,
+        *,
+        wake: Callable[[], None],
+        default_timeout_s: float,
+    ) -> None:
+        self._ingress = ingress
+        self._catalog = catalog
+        self._fleet = fleet
+        self._ledger = ledger
+        self._wake = wake
+        self._default_timeout_s = default_timeout_s
+        self._loop = asyncio.get_running_loop()
+        self.draining = False
+
+    def start_draining(self) -> None:
+        """Not ready from now on; requests are still answered."""
+        self.draining = True
+
+    @property
+    def ready(self) -> bool:
+        """Whether new requests are welcome and an endpoint could answer them."""
+        return not self.draining and self._fleet.serving
+
+    async def ModelInfer(  # noqa: N802
+        self, message: oip.ModelInferRequest, context: Context
+    ) -> oip.ModelInferResponse:
+        """Raises what `Request` and `Ingress.offer` refuse, and what the batch ended with."""
+        now = time.monotonic()
+        model = self._catalog.get(message.model_name) or self._unknown(message.model_name)
+        answer: asyncio.Future[oip.ModelInferResponse] = self._loop.create_future()
+        try:
+            deadline = self._deadline(message, context, now)
+            request = Request(message, model, now=now, deadline=deadline, answer=answer)
+            verdict = self._ingress.offer(request, now)
+            if isinstance(verdict, Reject):
+                raise refusal(verdict, request)
+        except HeadraceError as error:
+            self._ledger.on_refused(model.name, error.code.name)
+            if isinstance(error, ResourceExhausted):
+                await _push_back(error, context)
+            raise
+        self._wake()
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            # Cancelled, the answer was not there yet: the caller went away.
+            if answer.cancelled():
+                self._ingress.withdraw(request, time.monotonic())
+            raise
+
+    async def ServerLive(  # noqa: N802
+        self, _request: oip.ServerLiveRequest, _context: Context
+    ) -> oip.ServerLiveResponse:
+        """True while the process answers."""
+        return oip.ServerLiveResponse(live=True)
+
+    async def ServerReady(  # noqa: N802
+        self, _request: oip.ServerReadyRequest, _context: Context
+    ) -> oip.ServerReadyResponse:
+        """True while some model can be asked."""
+        return oip.ServerReadyResponse(ready=self.ready)
+
+    async def ModelReady(  # noqa: N802
+        self, request: oip.ModelReadyRequest, _context: Context
+    ) -> oip.ModelReadyResponse:
+        """True while an endpoint takes requests for the model, or holds the version named."""
+        pinned = checked_version(request.version)
+        served = self._fleet.serves(request.name, pinned)
+        return oip.ModelReadyResponse(ready=served and not self.draining)
+
+    async def ServerMetadata(  # noqa: N802
+        self, _request: oip.ServerMetadataRequest, _context: Context
+    ) -> oip.ServerMetadataResponse:
+        """Who answers, and with which optional parts of the protocol."""
+        return oip.ServerMetadataResponse(
+            name=SERVER_NAME, version=_release(), extensions=EXTENSIONS
+        )
+
+    async def ModelMetadata(  # noqa: N802
+        self, request: oip.ModelMetadataRequest, _context: Context
+    ) -> oip.ModelMetadataResponse:
+        """Raises NotFound (MODEL_NOT_FOUND, VERSION_NOT_FOUND)."""
+        model = self._described(request.name, request.version)
+        versions = [str(number) for number in self._fleet.versions(model.name)]
+        return metadata_reply(model.name, versions, model.signature)
+
+    async def ModelConfig(  # noqa: N802
+        self, request: oip.ModelConfigRequest, _context: Context
+    ) -> oip.ModelConfigResponse:
+        """Raises NotFound (MODEL_NOT_FOUND, VERSION_NOT_FOUND)."""
+        model = self._described(request.name, request.version)
+        return config_reply(model.name, model.signature)
+
+    async def ModelStatistics(  # noqa: N802
+        self, request: oip.ModelStatisticsRequest, _context: Context
+    ) -> oip.ModelStatisticsResponse:
+        """Raises NotFound (MODEL_NOT_FOUND)."""
+        pinned = checked_version(request.version)
+        names = [self._catalog.model(request.name).name] if request.name else self._catalog.names()
+        return statistics_reply({name: self._ledger.of(name) for name in names}, pinned)
+
+    def _described(self, name: str, version_text: str) -> ServedModel:
+        model = self._catalog.get(name) or self._unknown(name)
+        pinned = checked_version(version_text)
+        held = self._fleet.versions(name)
+        if pinned and pinned not in held:
+            shown = ", ".join(map(str, held[-20:])) or "none"
+            raise NotFound(
+                "VERSION_NOT_FOUND",
+                f"version {pinned} of model {name!r} is not loaded; loaded versions: {shown}",
+                field="version",
+            )
+        return model
+
+    def _unknown(self, name: str) -> NoReturn:
+        if not self._fleet.heard:
+            raise Unavailable("NO_READY_REPLICA", "no replica has answered the gateway yet")
+        self._catalog.model(name)
+        raise AssertionError("an unknown model was found")
+
+    def _deadline(self, message: oip.ModelInferRequest, context: Context, now: float) -> float:
+        """The earlier of the client's gRPC deadline and `timeout`; the setting if neither is."""
+        remaining_s: float | None = context.time_remaining()
+        if message.parameters:
+            granted_s = timeout_parameter_s(message.parameters)
+            if granted_s is not None:
+                return now + (granted_s if remaining_s is None else min(granted_s, remaining_s))
+        return now + (self._default_timeout_s if remaining_s is None else remaining_s)
+
+
+async def _push_back(error: HeadraceError, context: Context) -> NoReturn:
+    """Ends the call with the hint that gRPC clients with a retry policy honour."""
+    hint = ("grpc-retry-pushback-ms", PUSHBACK_MS)
+    metadata: list[tuple[str, str | bytes]] = [*trailing_metadata(error), hint]
+    await context.abort(error.code, error.message, metadata)
+    raise AssertionError("abort returned")
+
+
+def _release() -> str:
+    try:
+        return version("headrace")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,66 @@
+"""Settings of the gateway: section `gateway`, environment HEADRACE_GATEWAY_*."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from chassis.connections import DEFAULT_MESSAGE_BYTES
+from chassis.settings import CommaSeparated, Settings
+
+
+class GatewaySettings(Settings):
+    """Each field: its unit, and why the default is what it is."""
+
+    section: ClassVar[str] = "gateway"
+
+    # Where clients connect; loopback until someone decides otherwise. Port 0 picks a free one.
+    host: str = "127.0.0.1"
+    port: int = Field(8001, ge=0, le=65535)
+    # Prometheus over HTTP on the same host; 0 picks a free port, -1 is off.
+    metrics_port: int = Field(8002, ge=-1, le=65535)
+    # GatewayAdmin, always on loopback: it takes endpoints out; 0 picks a free port, -1 is off.
+    admin_port: int = Field(8003, ge=-1, le=65535)
+
+    # Replicas that are always there, host:port.
+    endpoints: CommaSeparated = ()
+    # Registry in which replicas hold leases, redis://host:port/db; empty is none.
+    registry: str = ""
+    # Models to ask for on servers that cannot list theirs (without RepositoryIndex).
+    models: CommaSeparated = ()
+
+    # Requests that wait, over all models. More would be answered too late anyway.
+    max_queue_requests: int = Field(4096, ge=1)
+    # Bytes of tensors that wait, over all models.
+    max_queue_bytes: int = Field(1024**3, ge=1)
+    # Milliseconds that the first request of a batch waits for others while an endpoint is free.
+    # 0: batches form while endpoints are busy, which costs an idle system nothing.
+    max_queue_delay_ms: float = Field(0.0, ge=0)
+    # Rows of a batch; 0 is the model's own bound, which this can only lower.
+    max_batch_size: int = Field(0, ge=0)
+    # Batches in flight to one endpoint: the second covers the way there and back.
+    max_inflight_batches: int = Field(2, ge=1)
+
+    # Seconds a request may take if the client names no deadline.
+    default_timeout_s: float = Field(30.0, gt=0)
+    # Seconds an attempt may take before the batch goes elsewhere and the endpoint is ejected.
+    # Above the longest batch; a hung replica is found by its health checks long before.
+    attempt_timeout_s: float = Field(10.0, gt=0)
+    # Attempts of a batch, the first one included.
+    max_attempts: int = Field(3, ge=1)
+    # Seconds a request waits for a known model that no endpoint serves: a replica's restart.
+    unavailable_wait_s: float = Field(5.0, ge=0)
+
+    # Seconds between two checks of a healthy endpoint.
+    health_interval_s: float = Field(0.25, gt=0)
+    # Seconds without any sign of life, from the start of a check, after which it is ejected. A
+    # starved machine stalls a healthy process for most of a second.
+    health_timeout_s: float = Field(1.5, gt=0)
+
+    # Seconds after SIGTERM in which new requests are still taken: balancers need time to look away.
+    drain_notice_s: float = Field(0.5, ge=0)
+    # Seconds after SIGTERM in which everything taken may finish.
+    drain_s: float = Field(20.0, ge=0)
+    # Bytes of one message, received or sent.
+    max_message_bytes: int = Field(DEFAULT_MESSAGE_BYTES, ge=1024)

@@ -1,0 +1,137 @@
+"""The door to replicas: batches as ModelInfer requests, their answers as `BatchReply` or `Failure`.
+
+A reply is checked here against the batch's model, so that nothing behind this door meets a short
+tensor or another version than the pinned one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from chassis.errors import (
+    CATEGORIES,
+    FailedPrecondition,
+    HeadraceError,
+    Internal,
+    InvalidArgument,
+    Unavailable,
+)
+from chassis.infer import decoded_outputs, infer_request
+from chassis.tensors import ELEMENT_BYTES, TensorSpec, encode_raw, split_bytes_elements
+from gateway.dispatch.delivery import Failure, Outcome, failure_of
+from gateway.ingress.batch import Batch, BatchReply
+from gateway.policy.retry import Fault
+from protos.inference import grpc_service_pb2 as oip
+
+# A replica of ours tells the status of a failed batch in these parameters of its stream reply.
+CODE_PARAMETER = "headrace_code"
+REASON_PARAMETER = "headrace_reason"
+MICROSECONDS = 1_000_000
+
+
+def batch_message(batch: Batch, delivery_id: int, timeout_s: float) -> oip.ModelInferRequest:
+    """The request that carries a batch; `timeout_s` is how long its answer is wanted."""
+    key = batch.key
+    message = infer_request(
+        model=key.model,
+        version=str(key.version) if key.version else "",
+        request_id=str(delivery_id),
+        inputs=batch.tensors,
+    )
+    message.parameters["timeout"].int64_param = max(1, int(timeout_s * MICROSECONDS))
+    for name, value in key.carried:
+        if isinstance(value, str):
+            message.parameters[name].string_param = value
+        else:
+            message.parameters[name].int64_param = value
+    return message
+
+
+def stream_failure(reply: oip.ModelStreamInferResponse) -> Failure | None:
+    """The failure that an error reply on a stream tells; None if it names no code."""
+    parameters = reply.infer_response.parameters
+    if CODE_PARAMETER not in parameters:
+        return None
+    name = parameters[CODE_PARAMETER].string_param
+    reason = parameters[REASON_PARAMETER].string_param if REASON_PARAMETER in parameters else name
+    code = getattr(grpc.StatusCode, name, grpc.StatusCode.INTERNAL)
+    return failure_of(CATEGORIES.get(code, Internal)(reason, reply.error_message))
+
+
+def call_failure(error: HeadraceError) -> Failure:
+    """The failure behind a unary call's status.
+
+    Another server's INTERNAL or UNKNOWN may be due to the input, and callers are not told INTERNAL
+    for that.
+    """
+    if isinstance(error, Internal) and error.reason in ("INTERNAL", "UNKNOWN"):
+        unknown = Unavailable("REPLICA_ERROR", "the replica failed to compute the answer")
+        return Failure(unknown, Fault.DEFECT)
+    if isinstance(error, Internal):
+        return Failure(Unavailable("REPLICA_LOST", "the replica broke off"), Fault.BROKEN)
+    return failure_of(error)
+
+
+def read_reply(message: oip.ModelInferResponse, batch: Batch, infer_s: float) -> Outcome:
+    """The checked answer to a batch."""
+    key = batch.key
+    if key.version and message.model_version != str(key.version):
+        return Failure(
+            FailedPrecondition(
+                "VERSION_NOT_LOADED", f"no replica holds version {key.version} of {key.model!r}"
+            ),
+            Fault.REFUSED,
+        )
+    try:
+        by_name = _tensors(message)
+        outputs = [
+            _checked(spec, by_name, batch.rows if key.max_rows else 0)
+            for spec in batch.model.signature.outputs
+        ]
+    except InvalidArgument:
+        return _malformed()
+    return BatchReply(message.model_version, outputs, infer_s)
+
+
+def _malformed() -> Failure:
+    return Failure(
+        Unavailable("BAD_REPLICA_REPLY", "the replica's answer does not fit the model"),
+        Fault.DEFECT,
+    )
+
+
+def _tensors(message: oip.ModelInferResponse) -> dict[str, tuple[Any, bytes]]:
+    raw = message.raw_output_contents
+    if len(raw) == len(message.outputs):
+        return {tensor.name: (tensor, raw[at]) for at, tensor in enumerate(message.outputs)}
+    arrays = decoded_outputs(message)
+    return {
+        tensor.name: (tensor, encode_raw(arrays[tensor.name], tensor.datatype))
+        for tensor in message.outputs
+    }
+
+
+def _checked(
+    spec: TensorSpec, by_name: dict[str, tuple[Any, bytes]], rows: int
+) -> tuple[TensorSpec, tuple[int, ...], bytes]:
+    """`rows` 0 for a model without a batch dimension."""
+    tensor, raw = by_name.get(spec.name, (None, b""))
+    if tensor is None or tensor.datatype != spec.datatype:
+        raise InvalidArgument("BAD_DATATYPE", f"output {spec.name!r} is missing or of another type")
+    shape = tuple(tensor.shape)
+    if rows and (not shape or shape[0] != rows):
+        raise InvalidArgument("BAD_SHAPE", f"output {spec.name!r} does not have {rows} rows")
+    count = 1
+    for size in shape:
+        count *= size
+    element_bytes = ELEMENT_BYTES.get(spec.datatype)
+    held = (
+        len(raw) // element_bytes
+        if element_bytes and len(raw) % element_bytes == 0
+        else len(split_bytes_elements(raw, name=spec.name))
+    )
+    if held != count:
+        raise InvalidArgument("BAD_BYTE_COUNT", f"output {spec.name!r} holds {held} elements")
+    return spec, shape, raw

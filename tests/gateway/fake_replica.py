@@ -1,0 +1,233 @@
+"""A small OIP server in a process of its own: numpy functions instead of a model.
+
+It keeps a device's manner (one batch at a time, l(b) = alpha + beta * b), counts its batches in
+ModelStatistics, and misbehaves on request. SIGUSR1 makes it not ready, SIGUSR2 ready again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+
+import numpy as np
+
+from chassis.errors import (
+    FailedPrecondition,
+    HeadraceError,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+    Unimplemented,
+)
+from chassis.infer import checked_inputs, infer_reply
+from chassis.oip import SERVICE, checked_version, config_reply, metadata_reply
+from chassis.server import RpcServer, run, wait_for_stop_signal
+from chassis.settings import ProcessSettings
+from chassis.telemetry import configure_logs, logger
+from chassis.tensors import Signature, TensorSpec, decode_raw, encode_raw
+from protos.inference import grpc_service_pb2 as oip
+
+log = logger(__name__)
+# A row whose first value is this makes the whole batch fail; neighbours must not suffer.
+POISON = 666.0
+ERRORS = {"UNAVAILABLE": Unavailable, "INTERNAL": Internal, "INVALID_ARGUMENT": InvalidArgument}
+
+
+def signatures(max_batch: int, width: int) -> dict[str, Signature]:
+    """The models it can serve."""
+    spec = TensorSpec
+    rows = spec("sum", "FP32", (-1, 1))
+    return {
+        "sum": Signature(
+            (spec("x", "FP32", (-1, width)),), (rows, spec("copy", "FP32", (-1, width))), max_batch
+        ),
+        "pair": Signature(
+            (spec("a", "FP32", (-1, 2)), spec("b", "INT64", (-1, 1))), (rows,), max_batch
+        ),
+        "seq": Signature((spec("x", "FP32", (-1, -1)),), (rows,), max_batch),
+        "text": Signature(
+            (spec("t", "BYTES", (-1, 1)),), (spec("upper", "BYTES", (-1, 1)),), max_batch
+        ),
+        "whole": Signature((spec("x", "FP32", (3,)),), (spec("y", "FP32", (3,)),), 0),
+    }
+
+
+def _sum(*arrays: np.ndarray) -> np.ndarray:
+    return sum(a.astype(np.float32).sum(axis=1, keepdims=True) for a in arrays)
+
+
+COMPUTE: dict[str, Callable[..., tuple[np.ndarray, ...]]] = {
+    "sum": lambda x: (_sum(x), x),
+    "pair": lambda a, b: (_sum(a, b),),
+    "seq": lambda x: (_sum(x),),
+    "text": lambda t: (np.array([[v[0].upper()] for v in t], dtype=object),),
+    "whole": lambda x: (x * 2,),
+}
+
+
+class Replica:
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.ready = not options.unready
+        every = signatures(options.max_batch, options.width)
+        self.models = {name: every[name] for name in options.models.split(",")}
+        self.device = asyncio.Lock()
+        self.batches: dict[str, Counter[int]] = {name: Counter() for name in every}
+        self.failures_left = options.fail_times
+        self.seen_parameters: list[str] = []
+
+    async def ServerLive(self, _request, _context):
+        return oip.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, _request, _context):
+        return oip.ServerReadyResponse(ready=self.ready)
+
+    async def ModelReady(self, request, _context):
+        return oip.ModelReadyResponse(ready=self.ready and request.name in self.models)
+
+    async def RepositoryIndex(self, _request, _context):
+        if self.options.no_index:
+            raise Unimplemented("NOT_IMPLEMENTED", "no index here")
+        reply = oip.RepositoryIndexResponse()
+        for name in self.models:
+            reply.models.add(name=name, version=str(self.options.version), state="READY")
+        return reply
+
+    async def ModelMetadata(self, request, _context):
+        return metadata_reply(request.name, [str(self.options.version)], self._model(request.name))
+
+    async def ModelConfig(self, request, _context):
+        return config_reply(request.name, self._model(request.name))
+
+    async def ModelStatistics(self, request, _context):
+        reply = oip.ModelStatisticsResponse()
+        for name, sizes in self.batches.items():
+            stats = reply.model_stats.add(name=name, version=str(self.options.version))
+            for rows, count in sizes.items():
+                entry = stats.batch_stats.add(batch_size=rows)
+                entry.compute_infer.count = count
+        return reply
+
+    async def ModelInfer(self, request, _context):
+        return await self._infer(request)
+
+    async def ModelStreamInfer(
+        self, requests: AsyncIterator[oip.ModelInferRequest], _context
+    ) -> AsyncIterator[oip.ModelStreamInferResponse]:
+        if self.options.no_stream:
+            raise Unimplemented("NOT_IMPLEMENTED", "no streams here")
+        answers: asyncio.Queue[object] = asyncio.Queue()
+        async with asyncio.TaskGroup() as tasks:
+            reader = tasks.create_task(self._read(requests, answers, tasks))
+            while (answer := await answers.get()) is not None:
+                yield answer
+            await reader
+
+    async def _read(self, requests, answers, tasks) -> None:
+        pending = set()
+        async for request in requests:
+            task = tasks.create_task(self._answer(request, answers))
+            pending.add(task)
+            task.add_done_callback(pending.discard)
+        await asyncio.gather(*pending)
+        await answers.put(None)
+
+    async def _answer(self, request, answers) -> None:
+        try:
+            reply = oip.ModelStreamInferResponse(infer_response=await self._infer(request))
+        except HeadraceError as error:
+            reply = oip.ModelStreamInferResponse(error_message=error.message)
+            if not self.options.no_error_id:
+                reply.infer_response.id = request.id
+            if not self.options.no_codes:
+                parameters = reply.infer_response.parameters
+                parameters["headrace_code"].string_param = error.code.name
+                parameters["headrace_reason"].string_param = error.reason
+        await answers.put(reply)
+
+    async def _infer(self, request):
+        signature = self._model(request.model_name)
+        inputs = checked_inputs(request, signature)
+        self.batches[request.model_name][inputs.rows] += 1
+        pinned = checked_version(request.model_version)
+        if pinned not in (0, self.options.version):
+            raise FailedPrecondition("VERSION_NOT_LOADED", f"version {pinned} is not loaded")
+        if self.failures_left and self.options.fail:
+            self.failures_left -= 1
+            raise ERRORS[self.options.fail]("ON_REQUEST", "failed on request")
+        arrays = [
+            decode_raw(raw, spec.datatype, shape, name=spec.name)
+            for raw, spec, shape in zip(inputs.raw, signature.inputs, inputs.shapes, strict=True)
+        ]
+        if arrays[0].dtype == np.float32 and (arrays[0].reshape(-1) == POISON).any():
+            raise ERRORS[self.options.poison]("POISON", "a value cannot be computed")
+        await self._occupy(inputs.rows)
+        results = COMPUTE[request.model_name](*arrays)
+        reply = infer_reply(
+            model=request.model_name,
+            version=str(self.options.version),
+            request_id=request.id,
+            outputs=[
+                (spec, array.shape, encode_raw(array, spec.datatype))
+                for spec, array in zip(signature.outputs, results, strict=True)
+            ],
+        )
+        for name in ("channel", "max_staleness_ms", "timeout"):
+            if name in request.parameters:
+                reply.parameters[name].CopyFrom(request.parameters[name])
+        return reply
+
+    async def _occupy(self, rows: int) -> None:
+        span_s = self.options.alpha_s + self.options.beta_s * rows
+        if span_s:
+            async with self.device:
+                await asyncio.sleep(span_s)
+
+    def _model(self, name: str) -> Signature:
+        if name not in self.models:
+            raise NotFound("MODEL_NOT_FOUND", f"model {name!r} is unknown")
+        return self.models[name]
+
+    def set_ready(self, ready: bool) -> None:
+        self.ready = ready
+
+
+async def serve(options: argparse.Namespace) -> None:
+    replica = Replica(options)
+    server = RpcServer("127.0.0.1", options.port, message_bytes=options.message_bytes)
+    server.add_service(SERVICE, replica)
+    port = await server.start()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGUSR1, replica.set_ready, False)
+    loop.add_signal_handler(signal.SIGUSR2, replica.set_ready, True)
+    log.info("serving", port=port)
+    await wait_for_stop_signal()
+    await server.stop(0)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--models", default="sum")
+    parser.add_argument("--version", type=int, default=1)
+    parser.add_argument("--max-batch", type=int, default=64)
+    parser.add_argument("--width", type=int, default=4)
+    parser.add_argument("--alpha-s", type=float, default=0.0)
+    parser.add_argument("--beta-s", type=float, default=0.0)
+    parser.add_argument("--fail", default="", help="status of the first --fail-times batches")
+    parser.add_argument("--fail-times", type=int, default=0)
+    parser.add_argument("--poison", default="INVALID_ARGUMENT")
+    parser.add_argument("--message-bytes", type=int, default=64 * 1024 * 1024)
+    for flag in ("--no-stream", "--no-index", "--no-codes", "--no-error-id", "--unready"):
+        parser.add_argument(flag, action="store_true")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    configure_logs("fake", ProcessSettings(log_format="json"))
+    sys.exit(run(serve(parse(sys.argv[1:]))))
