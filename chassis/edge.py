@@ -18,7 +18,14 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from prometheus_client import Counter, Histogram
 
-from chassis.errors import CATEGORIES, HeadraceError, Internal, InvalidArgument, Unimplemented
+from chassis.errors import (
+    CATEGORIES,
+    HeadraceError,
+    Internal,
+    InvalidArgument,
+    Unavailable,
+    Unimplemented,
+)
 from chassis.telemetry import REGISTRY, logger
 from protos.pool import POOL, message_class
 
@@ -160,9 +167,12 @@ def trailing_metadata(error: HeadraceError) -> tuple[tuple[str, bytes], ...]:
 def error_from_rpc(error: grpc.RpcError) -> HeadraceError:
     """The category and reason behind a failed call, for a client of ours.
 
-    Codes outside our table (UNKNOWN, CANCELLED, ...) become Internal with the code as reason.
+    CANCELLED is what gRPC gives calls that reached a server as it shut down, so it is Unavailable
+    here; other codes outside our table become Internal with the code as reason.
     """
     code = error.code() if hasattr(error, "code") else grpc.StatusCode.UNKNOWN
+    if code is grpc.StatusCode.CANCELLED:
+        return Unavailable("CANCELLED", "the server cancelled the call; it may be shutting down")
     message = (error.details() if hasattr(error, "details") else "") or code.name
     reason = _reason(error.trailing_metadata() if hasattr(error, "trailing_metadata") else None)
     return CATEGORIES.get(code, Internal)(reason or code.name, message)

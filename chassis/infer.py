@@ -99,7 +99,7 @@ def _add_input(
             f"input {spec.name!r} has datatype {tensor.datatype[:16]!r}; expected {spec.datatype}",
             field=spec.name,
         )
-    if shape != spec.shape:
+    if shape != spec.shape or -1 in shape:
         _check_shape(shape, spec)
     found.shapes.append(shape)
     if batches:
@@ -128,7 +128,7 @@ def _add_input(
 
 def _check_shape(shape: tuple[int, ...], spec: TensorSpec) -> None:
     fits = len(shape) == len(spec.shape) and all(
-        size == expected or (expected == -1 and size > 0)
+        size > 0 and expected in (size, -1)
         for size, expected in zip(shape, spec.shape, strict=True)
     )
     if not fits:

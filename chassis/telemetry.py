@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import sys
+from typing import TextIO, cast
 
 import structlog
 from prometheus_client import CollectorRegistry, start_http_server
@@ -13,10 +16,27 @@ from chassis.settings import ProcessSettings
 
 REGISTRY = CollectorRegistry()
 
+
+class _StandardError(io.TextIOBase):
+    """Standard error as it is at each write. Nobody reading it any more is no reason to fail: a
+    log line must not end the thread that wrote it."""
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+
+_STANDARD_ERROR = cast(TextIO, _StandardError())
+
 if not structlog.is_configured():
     # Unconfigured, structlog prints to standard output, which belongs to the program that imports
     # us: a training loop's own lines, or a command's JSON.
-    structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=sys.stderr))
+    structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=_STANDARD_ERROR))
 
 
 def configure_logs(service: str, settings: ProcessSettings) -> None:
@@ -34,7 +54,7 @@ def configure_logs(service: str, settings: ProcessSettings) -> None:
             structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=_STANDARD_ERROR),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(service=service)

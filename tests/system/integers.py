@@ -1,4 +1,4 @@
-"""A model whose arithmetic is exact: small integers in FP32, so that replies are checked bit by bit.
+"""A model whose arithmetic is exact: small integers in FP32; replies are checked bit by bit.
 
 Sums of products stay far below 2**24, hence the result does not depend on batch size or order.
 """

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import grpc
 
+from chassis.errors import HeadraceError
+
 START_WITHIN_S = 60.0
 
 
@@ -29,6 +31,7 @@ class Service:
     log: Path
     process: subprocess.Popen[bytes] | None = None
     serving: dict[str, int] = field(default_factory=dict)
+    log_offset: int = 0
 
     @property
     def address(self) -> str:
@@ -36,10 +39,14 @@ class Service:
 
     def start(self) -> Service:
         """Starts it and waits until it has announced its port, which it keeps from then on."""
+        return self.launch().announced()
+
+    def launch(self) -> Service:
+        """Starts it without waiting."""
         pairs = [
             part for key, value in self.settings.items() for part in ("--set", f"{key}={value}")
         ]
-        offset = self.log.stat().st_size if self.log.exists() else 0
+        self.log_offset = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", self.package, *pairs],
@@ -48,14 +55,18 @@ class Service:
                 stderr=log,
                 env=os.environ | {"OMP_NUM_THREADS": "1", "HEADRACE_PROCESS_LOG_FORMAT": "json"},
             )
-        self.serving = self._announced(offset)
+        return self
+
+    def announced(self) -> Service:
+        """Waits until a launched one has announced its port."""
+        self.serving = self._announcement()
         self.settings["port"] = self.serving["port"]
         return self
 
-    def _announced(self, offset: int) -> dict[str, int]:
+    def _announcement(self) -> dict[str, int]:
         deadline = time.monotonic() + START_WITHIN_S
         while time.monotonic() < deadline:
-            for line in self.log.read_text()[offset:].splitlines():
+            for line in self.log.read_text()[self.log_offset :].splitlines():
                 if line.startswith("{") and json.loads(line).get("event") == "serving":
                     return json.loads(line)
             if self.process.poll() is not None:
@@ -97,7 +108,9 @@ class Stack:
         for index in range(replicas):
             settings = {"port": 0, "store": self.store, "models": self.models, "threads": 1}
             log = self.directory / f"replica-{index}.log"
-            self.replicas.append(Service("inference_service", settings, log).start())
+            self.replicas.append(Service("inference_service", settings, log).launch())
+        for replica in self.replicas:
+            replica.announced()
         endpoints = ",".join(replica.address for replica in self.replicas)
         settings = {
             "port": 0,
@@ -117,13 +130,13 @@ class Stack:
 
 
 def wait_until(condition, *, within_s: float, what: str) -> None:
-    """Polls until `condition()` is true; an RPC error counts as false."""
+    """Polls until `condition()` is true; a failed call counts as false."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         try:
             if condition():
                 return
-        except grpc.RpcError:
+        except (grpc.RpcError, HeadraceError):
             pass
         time.sleep(0.02)
     raise AssertionError(f"not within {within_s} s: {what}")

@@ -120,9 +120,10 @@ def test_metadata_and_config_agree(client):
 
 
 def test_statistics_grow(client):
-    before = client.get_inference_statistics("integers").model_stats[0].inference_count
+    client.infer("integers", [tensor()])
+    before = client.get_inference_statistics("integers", "1").model_stats[0].inference_count
     client.infer("integers", [tensor(shape=(4, 16))])
-    after = client.get_inference_statistics("integers").model_stats[0]
+    (after,) = client.get_inference_statistics("integers", "1").model_stats
     assert after.inference_count - before == 4
     assert after.inference_stats.success.count >= 1
     assert after.inference_stats.queue.count >= 1

@@ -114,7 +114,7 @@ def test_a_killed_gateway_starts_again_and_serves(loaded):
         stack.gateway.start()
         load.after(100)
     # Requests that were inside the killed process are lost with it, as errors the caller can see.
-    assert {error.code.name for error in load.failures} <= {"UNAVAILABLE"}
+    assert [error for error in load.failures if error.code.name != "UNAVAILABLE"] == []
     assert load.wrong == []
     assert endpoint_states(stack) == HEALTHY
 
@@ -125,5 +125,5 @@ def test_a_drained_gateway_answers_everything_it_took(loaded):
         load.after(100)
         assert stack.gateway.stop() == 0
     assert load.answers > 100
-    assert {error.code.name for error in load.failures} <= {"UNAVAILABLE"}
+    assert [error for error in load.failures if error.code.name != "UNAVAILABLE"] == []
     assert load.wrong == []

@@ -115,14 +115,12 @@ def test_every_reply_is_exactly_the_named_versions(publishing, stack):
 def test_the_newest_version_reaches_every_replica(publishing, stack):
     newest = [publishing.publish() for _ in range(5)][-1]
     x = rows(1, seed=7)
-
-    async def answers():
-        found = set()
-        for replica in stack.replicas:
-            client = triton.InferenceServerClient(replica.address)
-            reply = await client.infer("integers", asked(x))
-            found.add(int(reply.get_response().model_version))
-            await client.close()
-        return found
-
-    wait_until(lambda: asyncio.run(answers()) == {newest}, within_s=10, what="newest everywhere")
+    for replica in stack.replicas:
+        with Client(replica.address) as client:
+            wait_until(
+                lambda client=client: client.predict("integers", {"x": x}).version == newest,
+                within_s=30,
+                what="the newest version answers",
+            )
+            answer = client.predict("integers", {"x": x})
+            assert np.array_equal(answer["y"], computed(publishing.weights[newest], x))
