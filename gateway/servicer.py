@@ -172,7 +172,7 @@ class InferenceServicer:
 async def _push_back(error: HeadraceError, context: Context) -> NoReturn:
     """Ends the call with the hint that gRPC clients with a retry policy honour."""
     hint = ("grpc-retry-pushback-ms", PUSHBACK_MS)
-    metadata: list[tuple[str, str | bytes]] = [*trailing_metadata(error), hint]
+    metadata: tuple[tuple[str, str | bytes], ...] = (*trailing_metadata(error), hint)
     await context.abort(error.code, error.message, metadata)
     raise AssertionError("abort returned")
 

@@ -20,7 +20,7 @@ from chassis.errors import (
 )
 from chassis.infer import decoded_outputs, infer_request
 from chassis.tensors import ELEMENT_BYTES, TensorSpec, encode_raw, split_bytes_elements
-from gateway.dispatch.delivery import Failure, Outcome, failure_of
+from gateway.dispatch.delivery import Failure, Outcome, failure_of, lost
 from gateway.ingress.batch import Batch, BatchReply
 from gateway.policy.retry import Fault
 from protos.inference import grpc_service_pb2 as oip
@@ -63,14 +63,14 @@ def stream_failure(reply: oip.ModelStreamInferResponse) -> Failure | None:
 def call_failure(error: HeadraceError) -> Failure:
     """The failure behind a unary call's status.
 
-    Another server's INTERNAL or UNKNOWN may be due to the input, and callers are not told INTERNAL
-    for that.
+    A status without a reason of ours keeps the code's name as reason. Another server's INTERNAL or
+    UNKNOWN may be due to the input, and callers are not told INTERNAL for that.
     """
-    if isinstance(error, Internal) and error.reason in ("INTERNAL", "UNKNOWN"):
+    if error.reason == "CANCELLED":
+        return lost()
+    if isinstance(error, Internal) and error.reason in grpc.StatusCode.__members__:
         unknown = Unavailable("REPLICA_ERROR", "the replica failed to compute the answer")
         return Failure(unknown, Fault.DEFECT)
-    if isinstance(error, Internal):
-        return Failure(Unavailable("REPLICA_LOST", "the replica broke off"), Fault.BROKEN)
     return failure_of(error)
 
 

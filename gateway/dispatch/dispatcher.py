@@ -64,7 +64,8 @@ class Dispatcher:
         self._woken = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
-        self._idle = asyncio.Event()
+        # Set once somebody waits for the end.
+        self._idle: asyncio.Event | None = None
 
     def wake(self) -> None:
         """Something happened; the pump runs once in the next turn of the loop.
@@ -76,9 +77,9 @@ class Dispatcher:
             self._loop.call_soon(self._pump)
 
     async def wait_idle(self) -> None:
-        """Returns once nothing waits and nothing is under way."""
+        """Returns once no request waits for an answer."""
+        self._idle = asyncio.Event()
         self.wake()
-        self._idle.clear()
         await self._idle.wait()
 
     def inflight_rows(self, address: str) -> int:
@@ -91,9 +92,13 @@ class Dispatcher:
         self._end_late(now)
         self._send_returned(now)
         self._send_due(now)
-        if not self._flying and not self._returned and not self._door.waiting():
+        if self._idle is not None and self._is_idle():
             self._idle.set()
         self._arm(now)
+
+    def _is_idle(self) -> bool:
+        under_way = (*self._flying.values(), *self._returned)
+        return not self._door.waiting() and all(item.batch.done for item in under_way)
 
     def _end_late(self, now: float) -> None:
         self._door.prune(now, lambda deadline: 1 if deadline > now else 0)

@@ -113,8 +113,13 @@ class Replica:
                 entry.compute_infer.count = count
         return reply
 
-    async def ModelInfer(self, request, _context):
-        return await self._infer(request)
+    async def ModelInfer(self, request, context):
+        try:
+            return await self._infer(request)
+        except HeadraceError as error:
+            if self.options.no_codes:
+                await context.abort(error.code, error.message)
+            raise
 
     async def ModelStreamInfer(
         self, requests: AsyncIterator[oip.ModelInferRequest], _context
@@ -228,6 +233,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-if __name__ == "__main__":
+def main(argv: list[str]) -> int:
     configure_logs("fake", ProcessSettings(log_format="json"))
-    sys.exit(run(serve(parse(sys.argv[1:]))))
+    return run(serve(parse(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
