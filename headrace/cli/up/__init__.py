@@ -45,7 +45,7 @@ def up(
     ] = 2.0,
     steps_per_s: Annotated[
         float, typer.Option(min=0.0, help="Bound of training speed; 0: none.")
-    ] = 25.0,
+    ] = 12.0,
     seconds: Annotated[
         float, typer.Option(min=0.0, help="Stop after this many seconds of traffic; 0: at Ctrl-C.")
     ] = 0.0,

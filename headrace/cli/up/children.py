@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import signal
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,6 @@ from headrace.cli.up.plan import Command
 
 RESTART_AFTER_S = 0.3
 STOP_WITHIN_S = 25.0
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass(slots=True)
@@ -68,20 +66,22 @@ def _stop_order(members: Sequence[Child]) -> list[list[Child]]:
 async def _spawn(child: Child) -> None:
     with child.log.open("ab") as log:
         child.process = await asyncio.create_subprocess_exec(
+            *_bound_to_us(),
             *child.command.arguments,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             # Its own group: Ctrl-C in the terminal is for us alone, so that we can drain in order.
             start_new_session=True,
-            preexec_fn=_die_with_parent,
             env=child_environment(OMP_NUM_THREADS="1", PYTHONUNBUFFERED="1"),
         )
 
 
-def _die_with_parent() -> None:
-    # A parent that is killed -9 cannot stop its children; the kernel then does.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def _bound_to_us() -> tuple[str, ...]:
+    # A parent that is killed -9 cannot stop its children; the kernel then does. Through setpriv,
+    # because a preexec_fn would fork this process under gRPC's threads.
+    setpriv = shutil.which("setpriv")
+    return (setpriv, "--pdeathsig", "TERM") if setpriv else ()
 
 
 async def _keep_running(child: Child) -> None:

@@ -34,6 +34,7 @@ RUN_ID = "up"
 READY_WITHIN_S = 120.0
 TRAINER_WITHIN_S = 60.0
 FRAME_S = 0.25
+LOOK_S = 0.1
 FAILURES_TO_GIVE_UP = 3
 
 
@@ -79,27 +80,31 @@ class _Loop:
             await self._stop_run(watch)
             await watch.poll()
         finally:
-            # A second Ctrl-C must not leave the children behind.
-            await asyncio.shield(children.stop())
             await client.close()
             await watch.close()
+            await children.stop()
         self._report(tally, watch, seconds, children.restarts)
         return 1 if tally.failed else 0
 
     async def _ready(self, children: Children, watch: Watch, client: AsyncClient) -> None:
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + READY_WITHIN_S
         self._say("starting the store, the trainer, the replicas and the gateway")
-        await self._start_run(watch)
-        while not await client.ready(self.model.name):
-            await watch.poll()
-            self._check_start(children, watch)
-            if loop.time() > give_up_at:
-                raise Unavailable(
-                    "NOT_READY",
-                    f"the loop was not ready after {READY_WITHIN_S:.0f} s{_tails(children)}",
-                )
-            await asyncio.sleep(0.1)
+        try:
+            async with asyncio.timeout(READY_WITHIN_S):
+                # Replicas first: then the very first version is served, and what is learned shows.
+                while not watch.all_replicas_answer:
+                    await self._look(children, watch)
+                self._say("starting the training run")
+                await self._start_run(watch)
+                while not await client.ready(self.model.name):
+                    await self._look(children, watch)
+        except TimeoutError:
+            text = f"the loop was not ready after {READY_WITHIN_S:.0f} s{_tails(children)}"
+            raise Unavailable("NOT_READY", text) from None
+
+    async def _look(self, children: Children, watch: Watch) -> None:
+        await watch.poll()
+        self._check_start(children, watch)
+        await asyncio.sleep(LOOK_S)
 
     def _check_start(self, children: Children, watch: Watch) -> None:
         run = watch.seen.run

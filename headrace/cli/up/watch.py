@@ -71,6 +71,11 @@ class Watch:
         self.seen.replicas = replicas
         self._note_staleness()
 
+    @property
+    def all_replicas_answer(self) -> bool:
+        """Whether every replica answered the newest poll."""
+        return all(replica is not None for replica in self.seen.replicas)
+
     async def trainer_call(self, rpc: str, request: Any, timeout_s: float) -> Any:
         """One call to the trainer service, waiting for it to come up. Raises grpc.RpcError."""
         call = getattr(self._trainer.stub, rpc)
