@@ -25,6 +25,8 @@ _SLOW_POLL_S = 0.1
 class DirectoryWatch:
     """For one thread at a time; `live` is False where only the quick poll is left."""
 
+    live = False
+
     def __init__(self, directory: Path) -> None:
         self._descriptor = _watched(directory)
         self.live = self._descriptor >= 0

@@ -136,7 +136,11 @@ def replace_file(final: Path, content: bytes | memoryview, staging: Path, *, poi
 def hint_file(final: Path, content: bytes, staging: Path) -> None:
     """Replaces `final` at once but not durably: for what can be derived again."""
     temporary = staging / _temporary_name()
-    temporary.write_bytes(content)
+    descriptor = _created(temporary)
+    try:
+        _write_all(descriptor, memoryview(content))
+    finally:
+        os.close(descriptor)
     temporary.replace(final)
 
 
@@ -210,7 +214,7 @@ def _staged(content: bytes | memoryview, staging: Path, point: str) -> Iterator[
     content is written anew by whoever tries again, because the kernel may have dropped the pages.
     """
     path = staging / _temporary_name()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    descriptor = _created(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _write_all(descriptor, memoryview(content))
@@ -220,6 +224,10 @@ def _staged(content: bytes | memoryview, staging: Path, point: str) -> Iterator[
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def _created(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
 
 def _temporary_name() -> str:

@@ -126,17 +126,17 @@ class RedisConnection:
         if self._identity:
             return
         with self._admission:
-            memory, _, identity = self._attempt(
-                lambda: self._pipelined(
-                    [
-                        ("INFO", "memory"),
-                        ("SET", IDENTITY, uuid4().hex, "NX"),
-                        ("GET", IDENTITY),
-                    ]
-                )
-            )
+            memory, identity = self._asked_bare(("INFO", "memory"), ("GET", IDENTITY))
             _check_policy(str(memory.get("maxmemory_policy", "unknown")))
+            if identity is None:
+                # Only here is anything written: a full or read-only server still has its readers.
+                _, identity = self._asked_bare(
+                    ("SET", IDENTITY, uuid4().hex, "NX"), ("GET", IDENTITY)
+                )
             self._identity = identity
+
+    def _asked_bare(self, *commands: _Command) -> list[Any]:
+        return self._attempt(lambda: self._pipelined(commands))
 
     def _check_identity(self, identity: bytes | None) -> None:
         if identity != self._identity:

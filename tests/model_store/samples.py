@@ -64,6 +64,8 @@ def renamed(manifest: Manifest, tensor: str) -> Manifest:
 
 def assert_whole(store: Store, model: str = MODEL) -> list[int]:
     """Every version and channel can be read and means what its step says; returns the versions."""
+    # Channels first: what they point to by now was a version before.
+    channels = store.channels(model)
     versions = store.versions(model)
     assert versions == list(range(1, len(versions) + 1))
     for version in versions:
@@ -71,7 +73,7 @@ def assert_whole(store: Store, model: str = MODEL) -> list[int]:
         assert manifest.version == version
         assert store.read_blob(manifest.tensors[0].digest) == weights(manifest.step)
         assert store.read_blob(manifest.program.digest) == PROGRAM
-    for channel in store.channels(model):
+    for channel in channels:
         assert channel.version in versions
         assert channel.history[-1].version == channel.version
     return versions

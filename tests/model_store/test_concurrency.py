@@ -103,11 +103,12 @@ def test_after_an_epoch_is_acquired_no_older_writer_gets_in(store: Store, opened
     stale = opened()
 
     def publish_until_fenced() -> str:
-        while True:
+        for _ in range(500):
             try:
                 stale.create_version(manifest)
             except FailedPrecondition as error:
                 return error.reason
+        return "never fenced"
 
     threads = ThreadPoolExecutor(1)
     writing = threads.submit(publish_until_fenced)

@@ -77,6 +77,7 @@ def test_a_killed_publisher_leaves_a_whole_store(
     while not writer.ended():
         # Read beside the writer, at whatever it has just done.
         assert_whole(store)
+        store.wait_for_change(MODEL, store.revision(MODEL), 0.005)
     assert writer.exit_code() == -signal.SIGKILL
     assert assert_whole(store) == versions
     assert channel_version(store) == channel
