@@ -1,0 +1,53 @@
+"""Raw bytes as tensors and tensors as raw bytes, without a copy on the way in.
+
+Raw bytes are little-endian and row-major, as blobs and requests carry them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from chassis.tensors import NUMPY_TYPES
+
+with warnings.catch_warnings():
+    # torch warns once in a process that memory of a `bytes` object is read-only. Nothing here
+    # writes to it; let the one warning pass now, where it is understood.
+    warnings.simplefilter("ignore")
+    torch.from_numpy(np.frombuffer(b"\x00", dtype=np.uint8))
+
+
+def tensor_of(
+    raw: bytes | bytearray, datatype: str, shape: Sequence[int], device: torch.device
+) -> torch.Tensor:
+    """The tensor in `raw`: on the CPU a view of it, elsewhere a copy through pinned memory.
+
+    `raw` must hold exactly the bytes of `shape`.
+    """
+    if len(raw) < 2:
+        # Python shares its bytes objects of length 0 and 1; a module that writes to its input
+        # in place must not reach them.
+        raw = bytearray(raw)
+    array = np.frombuffer(raw, dtype=NUMPY_TYPES[datatype]).reshape(tuple(shape))
+    tensor = torch.from_numpy(array)
+    if datatype == "BF16":
+        tensor = tensor.view(torch.bfloat16)
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def raw_of(tensor: torch.Tensor) -> bytes:
+    """A copy of the tensor's bytes. Waits for the device to finish computing it."""
+    if tensor.dtype is torch.bfloat16:
+        tensor = tensor.view(torch.uint16)
+    return tensor.detach().cpu().numpy().tobytes()
+
+
+def view_of(tensor: torch.Tensor) -> memoryview:
+    """The tensor's bytes; a view of its memory where that is contiguous and on the CPU."""
+    flat = tensor.detach().cpu().contiguous().view(-1)
+    return flat.view(torch.uint8).numpy().data

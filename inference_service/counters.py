@@ -1,0 +1,105 @@
+"""What was computed, by model and version: the figures of ModelStatistics. Owned by the loop.
+
+Counters of a version only grow. The newest versions are kept; a replica that loads one every few
+seconds must not grow with them.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from chassis.clock import wall_time_ms
+from inference_service import metrics
+from inference_service.work import Work
+
+MOST_VERSIONS = 16
+
+
+@dataclass(slots=True)
+class Span:
+    """How often, and for how many seconds in all."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """One more."""
+        self.count += 1
+        self.seconds += seconds
+
+
+@dataclass(slots=True)
+class SizeCounters:
+    """Batches of one size."""
+
+    compute_input: Span = field(default_factory=Span)
+    compute_infer: Span = field(default_factory=Span)
+    compute_output: Span = field(default_factory=Span)
+
+    def add(self, work: Work) -> None:
+        """One more batch."""
+        self.compute_input.add(work.input_s)
+        self.compute_infer.add(work.infer_s)
+        self.compute_output.add(work.output_s)
+
+
+@dataclass(slots=True)
+class VersionCounters:
+    """One version of one model."""
+
+    last_inference_ms: int = 0
+    rows: int = 0
+    success: Span = field(default_factory=Span)
+    fail: Span = field(default_factory=Span)
+    queue: Span = field(default_factory=Span)
+    compute: SizeCounters = field(default_factory=SizeCounters)
+    sizes: dict[int, SizeCounters] = field(default_factory=lambda: defaultdict(SizeCounters))
+
+
+class Counters:
+    """Counts finished work of one model."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._versions: OrderedDict[str, VersionCounters] = OrderedDict()
+        self._batches: dict[str, Any] = {}
+        self._rows = metrics.BATCH_ROWS.labels(model)
+        self._seconds = metrics.BATCH_SECONDS.labels(model)
+
+    def on_done(self, work: Work) -> None:
+        """Counts one work that the executor ended."""
+        code = "OK" if work.error is None else work.error.code.name
+        batches = self._batches.get(code)
+        if batches is None:
+            batches = self._batches[code] = metrics.BATCHES.labels(self._model, code)
+        batches.inc()
+        if not work.version_text:
+            return
+        counters = self._version(work.version_text)
+        total_s = work.queue_s + work.input_s + work.infer_s + work.output_s
+        if work.error is not None:
+            counters.fail.add(total_s)
+            return
+        self._rows.observe(work.inputs.rows)
+        self._seconds.observe(work.infer_s)
+        counters.last_inference_ms = wall_time_ms()
+        counters.rows += work.inputs.rows
+        counters.success.add(total_s)
+        counters.queue.add(work.queue_s)
+        counters.compute.add(work)
+        counters.sizes[work.inputs.rows].add(work)
+
+    def versions(self) -> Iterator[tuple[str, VersionCounters]]:
+        """The versions kept, oldest use first."""
+        yield from self._versions.items()
+
+    def _version(self, text: str) -> VersionCounters:
+        counters = self._versions.get(text)
+        if counters is None:
+            counters = self._versions[text] = VersionCounters()
+            while len(self._versions) > MOST_VERSIONS:
+                self._versions.popitem(last=False)
+        return counters

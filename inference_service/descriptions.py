@@ -1,0 +1,144 @@
+"""RPCs that describe models: metadata, configuration, statistics, the index of versions.
+
+Conversions only, from what the served models and the counters hold; nothing here waits.
+"""
+
+# ruff: noqa: N802 - RPC names are the protocol's.
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from chassis.edge import Context
+from chassis.errors import NotFound, Unavailable
+from chassis.oip import checked_version, config_reply, metadata_reply
+from chassis.tensors import Signature
+from headrace import __version__
+from inference_service.counters import Counters, SizeCounters, Span, VersionCounters
+from inference_service.intake import Intake
+from inference_service.served import ServedModel
+from inference_service.slot import SlotState
+from protos.inference import grpc_service_pb2 as oip
+
+EXTENSIONS = ("model_configuration", "statistics")
+
+# How Triton's clients call what a slot is doing.
+_STATES = {
+    SlotState.LOADING: "LOADING",
+    SlotState.SERVING: "READY",
+    SlotState.STANDBY: "READY",
+}
+
+
+class Descriptions:
+    """The describing half of `inference.GRPCInferenceService`."""
+
+    def __init__(self, models: Mapping[str, ServedModel], counters: Mapping[str, Counters]) -> None:
+        self._models = models
+        self._counters = counters
+        self._intake = Intake(models)
+
+    async def ServerMetadata(
+        self, _request: object, _context: Context
+    ) -> oip.ServerMetadataResponse:
+        """Name, version and the extensions served."""
+        return oip.ServerMetadataResponse(
+            name="headrace", version=__version__, extensions=EXTENSIONS
+        )
+
+    async def ModelMetadata(
+        self, request: oip.ModelMetadataRequest, _context: Context
+    ) -> oip.ModelMetadataResponse:
+        """Names, datatypes and shapes; `versions` are those that would answer now."""
+        served, signature = self._described(request.name, request.version)
+        versions = [text for text, state, _ in _index(served) if state == "READY"]
+        return metadata_reply(served.name, versions, signature)
+
+    async def ModelConfig(
+        self, request: oip.ModelConfigRequest, _context: Context
+    ) -> oip.ModelConfigResponse:
+        """The same without the batch dimension, and the largest batch."""
+        served, signature = self._described(request.name, request.version)
+        return config_reply(served.name, signature)
+
+    async def ModelStatistics(
+        self, request: oip.ModelStatisticsRequest, _context: Context
+    ) -> oip.ModelStatisticsResponse:
+        """Counters by version: of one model, or of all where no name is given."""
+        checked_version(request.version)
+        names = [self._intake.model(request.name).name] if request.name else sorted(self._models)
+        reply = oip.ModelStatisticsResponse()
+        for name in names:
+            for version, counters in self._counters[name].versions():
+                if request.version in ("", version):
+                    _add_statistics(reply, name, version, counters)
+        return reply
+
+    async def RepositoryIndex(
+        self, request: oip.RepositoryIndexRequest, _context: Context
+    ) -> oip.RepositoryIndexResponse:
+        """Versions in slots, and those that could not be loaded with the reason."""
+        reply = oip.RepositoryIndexResponse()
+        for name, served in sorted(self._models.items()):
+            for version, state, reason in _index(served):
+                if state == "READY" or not request.ready:
+                    reply.models.add(name=name, version=version, state=state, reason=reason)
+        return reply
+
+    def _described(self, name: str, version: str) -> tuple[ServedModel, Signature]:
+        served = self._intake.model(name)
+        number = checked_version(version)
+        if served.signature is None:
+            raise Unavailable("MODEL_NOT_READY", f"model {name!r} has no version loaded yet")
+        if number and not served.slots.holds(number):
+            raise NotFound(
+                "VERSION_NOT_FOUND",
+                f"version {number} of model {name!r} is not loaded here",
+                field="version",
+            )
+        return served, served.signature
+
+
+def _index(served: ServedModel) -> Iterator[tuple[str, str, str]]:
+    snapshot = served.snapshot()
+    filled = [slot for slot in snapshot.slots if slot.version]
+    for slot in sorted(filled, key=lambda slot: slot.version):
+        yield str(slot.version), _STATES[slot.state], ""
+    in_slots = {slot.version for slot in filled}
+    for failure in snapshot.failures:
+        if failure.version not in in_slots:
+            yield str(failure.version), "UNAVAILABLE", f"{failure.reason}: {failure.message}"
+    if not filled and not snapshot.failures:
+        yield "", "UNAVAILABLE", "no version is published on the channel yet"
+
+
+def _add_statistics(
+    reply: oip.ModelStatisticsResponse, name: str, version: str, counters: VersionCounters
+) -> None:
+    entry = reply.model_stats.add(
+        name=name,
+        version=version,
+        last_inference=counters.last_inference_ms,
+        inference_count=counters.rows,
+        execution_count=counters.success.count,
+    )
+    _set_span(entry.inference_stats.success, counters.success)
+    _set_span(entry.inference_stats.fail, counters.fail)
+    _set_span(entry.inference_stats.queue, counters.queue)
+    _set_compute(entry.inference_stats, counters.compute)
+    for size, compute in sorted(counters.sizes.items()):
+        batch = entry.batch_stats.add(batch_size=size)
+        _set_compute(batch, compute)
+
+
+def _set_compute(
+    target: oip.InferStatistics | oip.InferBatchStatistics, compute: SizeCounters
+) -> None:
+    _set_span(target.compute_input, compute.compute_input)
+    _set_span(target.compute_infer, compute.compute_infer)
+    _set_span(target.compute_output, compute.compute_output)
+
+
+def _set_span(target: oip.StatisticDuration, span: Span) -> None:
+    target.count = span.count
+    target.ns = round(span.seconds * 1e9)

@@ -1,0 +1,93 @@
+"""From a ModelInfer request to `Work`, or to a refusal that says what was expected.
+
+Decides what a request may ask of this replica: a model it serves, the channel it follows, a
+version, outputs by name, a timeout. Runs on the event loop and never waits.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+
+from chassis.errors import InvalidArgument, NotFound, Unavailable
+from chassis.infer import checked_inputs, wanted_outputs
+from chassis.oip import checked_version
+from inference_service.served import ServedModel
+from inference_service.work import Work
+from protos.inference import grpc_service_pb2 as oip
+
+
+class Intake:
+    """The models of a replica, as requests name them."""
+
+    def __init__(self, models: Mapping[str, ServedModel]) -> None:
+        self._models = models
+
+    def model(self, name: str) -> ServedModel:
+        """The served model of that name. Raises NotFound (MODEL_NOT_FOUND)."""
+        served = self._models.get(name)
+        if served is None:
+            raise NotFound(
+                "MODEL_NOT_FOUND",
+                f"model {name[:128]!r} is not served here; expected one of "
+                + ", ".join(sorted(self._models)),
+                field="model_name",
+            )
+        return served
+
+    def work_of(self, request: oip.ModelInferRequest, remaining_s: float | None) -> Work:
+        """The work a request asks for; `remaining_s` is what the caller's deadline leaves.
+
+        Raises InvalidArgument, NotFound (MODEL_NOT_FOUND, CHANNEL_NOT_SERVED) and Unavailable
+        (MODEL_NOT_READY).
+        """
+        served = self.model(request.model_name)
+        signature = served.signature
+        if signature is None:
+            raise Unavailable("MODEL_NOT_READY", f"model {served.name!r} has no version loaded yet")
+        version = checked_version(request.model_version)
+        deadline = math.inf if remaining_s is None else time.monotonic() + remaining_s
+        if request.parameters:
+            _check_channel(request.parameters, served)
+            deadline = min(deadline, time.monotonic() + _timeout_s(request.parameters))
+        inputs = checked_inputs(request, signature)
+        return Work(
+            served=served,
+            signature=signature,
+            request_id=request.id,
+            inputs=inputs,
+            wanted=wanted_outputs(request, signature),
+            version=version,
+            deadline=deadline,
+            size_bytes=sum(map(len, inputs.raw)),
+        )
+
+
+def _check_channel(parameters: Mapping[str, oip.InferParameter], served: ServedModel) -> None:
+    if "channel" not in parameters:
+        return
+    channel = parameters["channel"].string_param
+    if channel != served.channel:
+        raise NotFound(
+            "CHANNEL_NOT_SERVED",
+            f"model {served.name!r} follows the channel {served.channel!r} here, not "
+            f"{channel[:128]!r}",
+            field="parameters.channel",
+        )
+
+
+def _timeout_s(parameters: Mapping[str, oip.InferParameter]) -> float:
+    # Microseconds; 0 and absent are no timeout. Triton's clients send int64.
+    if "timeout" not in parameters:
+        return math.inf
+    given = parameters["timeout"]
+    kind = given.WhichOneof("parameter_choice")
+    if kind not in ("int64_param", "uint64_param") or getattr(given, kind) < 0:
+        raise InvalidArgument(
+            "BAD_TIMEOUT",
+            "parameter 'timeout' must be a number of microseconds, 0 or more, as int64",
+            field="parameters.timeout",
+        )
+    microseconds: int = getattr(given, kind)
+    return microseconds / 1e6 if microseconds else math.inf

@@ -1,0 +1,222 @@
+"""Brings a wanted version into the idle slot and flips to it; the order of a load stands here.
+
+manifest -> signature -> table of tensors -> fetch -> idle slot -> fill -> verify -> finite ->
+warm-up -> probe -> flip. All that can be refused without touching a slot is refused first. A failed
+load changes nothing that serves. Blocking: it owns a thread, the event loop never waits for it.
+Which version is next and when a failed one is tried again is `policy.pursuit`'s decision.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+
+import grpc
+import torch
+
+from chassis.errors import (
+    DataLoss,
+    FailedPrecondition,
+    HeadraceError,
+    Internal,
+    ResourceExhausted,
+)
+from chassis.failpoints import failpoint
+from chassis.telemetry import logger
+from inference_service import metrics
+from inference_service.architecture import Architecture, check_table
+from inference_service.fill import Fill, check_finite
+from inference_service.instance import Instance
+from inference_service.rehearsal import Rehearsal
+from inference_service.served import ServedModel
+from inference_service.slot import Slot
+from model_store.records import Manifest
+from model_store.store import Store
+
+log = logger(__name__)
+
+# What a version is cannot change, what happened on the way can: these are worth another try.
+TRANSIENT = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.INTERNAL,
+}
+# Access to a store is an operator's to repair.
+TRANSIENT_REASONS = {"STORE_ACCESS"}
+
+
+class Stopped(Exception):
+    """The replica is stopping; the load is of no use any more."""
+
+
+class Loader:
+    """One model's loads, one after another, in a thread of its own."""
+
+    def __init__(
+        self,
+        store: Store,
+        served: ServedModel,
+        architecture: Architecture,
+        *,
+        staging_bytes: int,
+    ) -> None:
+        self._store = store
+        self._served = served
+        self._architecture = architecture
+        self._staging_bytes = staging_bytes
+        self._thread = threading.Thread(
+            target=self._pursue, name=f"load-{served.name}", daemon=True
+        )
+
+    def start(self) -> None:
+        """Starts to load what the served model wants."""
+        self._thread.start()
+
+    def join(self, timeout_s: float) -> None:
+        """Waits for the thread's end, after `ServedModel.stop`."""
+        self._thread.join(timeout_s)
+
+    def _pursue(self) -> None:
+        while (version := self._served.wait_for_version()) is not None:
+            started = time.perf_counter()
+            try:
+                self._load(version, started)
+            except Stopped:
+                return
+            except Exception as error:
+                self._refuse(version, error)
+            finally:
+                self._served.on_step("")
+
+    def _load(self, version: int, started: float) -> None:
+        standby = self._served.slots.standby(version)
+        if standby is not None and standby.manifest is not None:
+            # Rollback: it was verified when it was loaded and nothing has written to it since.
+            self._flip(standby, standby.manifest, started)
+            return
+        manifest = self._read_manifest(version)
+        self._step("table")
+        fresh = self._fresh_instance(manifest)
+        if fresh is not None:
+            check_table(manifest, fresh)
+        self._step("fetch")
+        fill = Fill(self._store, manifest, self._holders(fresh), self._go_on)
+        fill.fetch(self._staging_bytes)
+        rehearsal = self._rehearsal(manifest)
+        failpoint("load.after_fetch")
+        slot = self._served.slots.begin_load(manifest)
+        try:
+            instance = self._fill(slot, fresh, fill)
+            self._rehearse(instance, rehearsal)
+        except BaseException:
+            self._served.slots.abandon_load(slot)
+            raise
+        self._flip(slot, manifest, started)
+
+    def _read_manifest(self, version: int) -> Manifest:
+        self._step("manifest")
+        manifest = self._store.manifest(self._served.name, version)
+        if (manifest.model, manifest.version) != (self._served.name, version):
+            raise DataLoss(
+                "WRONG_MANIFEST",
+                f"the store gave version {manifest.version} of model {manifest.model!r} for "
+                f"version {version} of {self._served.name!r}",
+            )
+        serving = self._served.signature
+        if serving is not None and manifest.signature != serving:
+            raise FailedPrecondition(
+                "SIGNATURE_CHANGED",
+                f"version {version} has another signature than the version that serves; publish "
+                "it under a new model name",
+            )
+        return manifest
+
+    def _fresh_instance(self, manifest: Manifest) -> Instance | None:
+        """A new build where the idle slot's does not fit; None where it does, table included."""
+        idle = self._served.slots.idle().instance
+        if idle is not None and idle.fits(manifest):
+            check_table(manifest, idle)
+            return None
+        return self._architecture.build(manifest)
+
+    def _holders(self, fresh: Instance | None) -> tuple[Instance, ...]:
+        # An idle build that is about to be replaced must not be kept alive: three would not fit.
+        slots = self._served.slots
+        found = (slots.serving, slots.idle() if fresh is None else None)
+        return tuple(s.instance for s in found if s is not None and s.instance is not None)
+
+    def _rehearsal(self, manifest: Manifest) -> Rehearsal:
+        golden = None if manifest.probe is None else self._store.read_blob(manifest.probe.digest)
+        return Rehearsal(manifest.signature, manifest.probe, golden)
+
+    def _fill(self, slot: Slot, fresh: Instance | None, fill: Fill) -> Instance:
+        self._step("fill")
+        if fresh is not None:
+            slot.instance = fresh
+        instance = slot.instance
+        assert instance is not None
+        instance.materialize()
+        fill.install(instance)
+        failpoint("load.after_fill")
+        self._step("verify")
+        fill.verify(instance)
+        check_finite(instance)
+        return instance
+
+    def _rehearse(self, instance: Instance, rehearsal: Rehearsal) -> None:
+        self._step("warm-up")
+        rehearsal.warm_up(instance)
+        self._step("probe")
+        rehearsal.prove(instance)
+        failpoint("load.before_flip")
+
+    def _flip(self, slot: Slot, manifest: Manifest, started: float) -> None:
+        self._step("flip")
+        seconds = time.perf_counter() - started
+        flipped = self._served.flip(slot, manifest.signature, load_ms=seconds * 1000)
+        metrics.on_load(self._served.name, "flipped" if flipped else "set_aside", seconds)
+        log.info(
+            "version serves" if flipped else "version set aside: the channel went back",
+            model=self._served.name,
+            version=manifest.version,
+            step=manifest.step,
+            load_ms=round(seconds * 1000, 1),
+        )
+        failpoint("load.after_flip")
+
+    def _refuse(self, version: int, error: Exception) -> None:
+        refusal = _refusal(error)
+        permanent = refusal.code not in TRANSIENT and refusal.reason not in TRANSIENT_REASONS
+        self._served.on_failed(version, refusal.reason, refusal.message, permanent=permanent)
+        metrics.on_load(self._served.name, "failed", 0.0)
+        log.warning(
+            "version does not load",
+            model=self._served.name,
+            version=version,
+            reason=refusal.reason,
+            message=refusal.message,
+            retried=not permanent,
+            serving=self._served.snapshot().serving_version,
+        )
+
+    def _step(self, step: str) -> None:
+        self._go_on()
+        self._served.on_step(step)
+
+    def _go_on(self) -> None:
+        if self._served.stopping:
+            raise Stopped
+
+
+def _refusal(error: Exception) -> HeadraceError:
+    if isinstance(error, HeadraceError):
+        return error
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return ResourceExhausted("OUT_OF_MEMORY", "two versions do not fit into the memory")
+    error_id = uuid.uuid4().hex[:12]
+    log.error("load failed unexpectedly", error_id=error_id, exc_info=error)
+    return Internal("INTERNAL", f"internal error {error_id}")

@@ -1,0 +1,67 @@
+"""The replica's Prometheus metrics; every number an operator alerts on, nothing decided."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from chassis.telemetry import REGISTRY
+from inference_service.served import ServedModel
+
+LOADS = Counter(
+    "headrace_replica_loads",
+    "Loads ended: flipped, set_aside or failed",
+    ["model", "result"],
+    registry=REGISTRY,
+)
+LOAD_SECONDS = Histogram(
+    "headrace_replica_load_seconds",
+    "From a version wanted to its flip",
+    ["model"],
+    registry=REGISTRY,
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+)
+SERVING_VERSION = Gauge(
+    "headrace_replica_serving_version",
+    "Version that answers; 0 before the first",
+    ["model"],
+    registry=REGISTRY,
+)
+VERSION_AGE = Gauge(
+    "headrace_replica_version_age_seconds",
+    "Since the serving version was made",
+    ["model"],
+    registry=REGISTRY,
+)
+BATCHES = Counter(
+    "headrace_replica_batches",
+    "Batches ended, by gRPC status",
+    ["model", "code"],
+    registry=REGISTRY,
+)
+BATCH_ROWS = Histogram(
+    "headrace_replica_batch_rows",
+    "Rows of a computed batch",
+    ["model"],
+    registry=REGISTRY,
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+)
+BATCH_SECONDS = Histogram(
+    "headrace_replica_batch_seconds",
+    "Forward pass of a batch",
+    ["model"],
+    registry=REGISTRY,
+    buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5),
+)
+
+
+def watch_model(served: ServedModel) -> None:
+    """Makes the gauges of a model read its present state whenever they are scraped."""
+    SERVING_VERSION.labels(served.name).set_function(lambda: served.snapshot().serving_version)
+    VERSION_AGE.labels(served.name).set_function(lambda: served.age_ms / 1000)
+
+
+def on_load(model: str, result: str, seconds: float) -> None:
+    """A load ended; `seconds` count where it flipped."""
+    LOADS.labels(model, result).inc()
+    if result == "flipped":
+        LOAD_SECONDS.labels(model).observe(seconds)

@@ -1,0 +1,1 @@
+"""Decisions of the replica that need neither clock nor I/O."""

@@ -1,0 +1,182 @@
+"""Puts a replica together and gives it its life: start, ready, drain, stop.
+
+Readiness comes with the first version of every model. Draining: not ready and out of the registry
+first, time for gateways to notice, then streams end after their batches in flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import torch
+
+from chassis.errors import InvalidArgument
+from chassis.oip import SERVICE as INFERENCE_SERVICE
+from chassis.server import RpcServer
+from chassis.telemetry import logger
+from inference_service import metrics
+from inference_service.admission import Admission
+from inference_service.architecture import Architecture
+from inference_service.executor import Executor
+from inference_service.loader import Loader
+from inference_service.readiness import Readiness
+from inference_service.registry_redis import RegistryLease
+from inference_service.served import ServedModel
+from inference_service.servicer import InferenceServicer
+from inference_service.settings import ReplicaSettings
+from inference_service.status import SERVICE as STATUS_SERVICE
+from inference_service.status import ReplicaServicer
+from inference_service.version_lookup import VersionLookup
+from inference_service.watcher import Watcher
+from model_store import Store
+
+log = logger(__name__)
+
+# Threads end between two tensors of a load; a forward pass is waited for this long at most.
+JOIN_S = 5.0
+
+
+class Replica:
+    """One process's replica on one store. The constructor starts nothing.
+
+    Raises InvalidArgument (NO_DEVICE, BAD_SETTING).
+    """
+
+    def __init__(self, settings: ReplicaSettings, store: Store) -> None:
+        self.settings = settings
+        self._store = store
+        device = checked_device(settings.device)
+        self.models = {
+            followed.model: ServedModel(followed, self._on_first_flip)
+            for followed in settings.followed()
+        }
+        self.readiness = Readiness(self.models)
+        self.admission = Admission(
+            max_requests=settings.max_queue_requests, max_bytes=settings.max_queue_bytes
+        )
+        self.server = RpcServer(
+            settings.host, settings.port, message_bytes=settings.max_message_bytes
+        )
+        self._executor = Executor(device)
+        self._lookup = VersionLookup(store)
+        self._servicer = InferenceServicer(
+            self.models,
+            executor=self._executor,
+            admission=self.admission,
+            readiness=self.readiness,
+            lookup=self._lookup,
+        )
+        self._watchers = [
+            Watcher(store, served, poll_s=settings.poll_s) for served in self.models.values()
+        ]
+        architecture = Architecture(store, device, allow_import_path=settings.allow_import_path)
+        self._loaders = [
+            Loader(store, served, architecture, staging_bytes=settings.staging_bytes)
+            for served in self.models.values()
+        ]
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lease: RegistryLease | None = None
+        self._announcing: asyncio.Task[None] | None = None
+
+    async def start(self) -> int:
+        """Binds, serves, and begins to load; returns the port. Ready comes later.
+
+        Raises InvalidArgument (PORT_IN_USE).
+        """
+        settings = self.settings
+        self._loop = asyncio.get_running_loop()
+        self.server.add_service(INFERENCE_SERVICE, self._servicer)
+        name = settings.name or f"{settings.host}-{settings.port}"
+        self.server.add_service(
+            STATUS_SERVICE,
+            ReplicaServicer(
+                name=name,
+                device=settings.device,
+                models=self.models,
+                admission=self.admission,
+                readiness=self.readiness,
+            ),
+        )
+        port = await self.server.start()
+        self._lease = self._make_lease(name, port)
+        self._executor.start(self._loop)
+        for served, watcher, loader in zip(
+            self.models.values(), self._watchers, self._loaders, strict=True
+        ):
+            metrics.watch_model(served)
+            watcher.start()
+            loader.start()
+        return port
+
+    async def drain(self) -> None:
+        """Turns callers away, lets what runs finish, ends streams. Takes at most `drain_s`."""
+        self.readiness.draining = True
+        await self.server.set_ready(False)
+        if self._lease is not None:
+            await self._lease.end()
+        # Gateways that poll must see it before their next batch finds a closed stream.
+        await asyncio.sleep(min(self.settings.drain_notice_s, self.settings.drain_s))
+        self._servicer.end_streams()
+        rest = max(0.0, self.settings.drain_s - self.settings.drain_notice_s)
+        try:
+            await asyncio.wait_for(self.admission.wait_idle(), rest)
+        except TimeoutError:
+            log.warning("drain time is over", inflight=self.admission.requests)
+
+    async def stop(self, grace_s: float) -> None:
+        """Closes the server after `grace_s` and ends the threads."""
+        await self.server.stop(grace_s)
+        await self.release()
+
+    async def release(self) -> None:
+        """Ends every thread and task of the replica, once the server has stopped."""
+        if self._announcing is not None:
+            self._announcing.cancel()
+        if self._lease is not None:
+            await self._lease.end()
+        await asyncio.to_thread(self._end_threads)
+
+    def _end_threads(self) -> None:
+        for served, watcher in zip(self.models.values(), self._watchers, strict=True):
+            watcher.stop()
+            served.stop()
+        # Wakes the watchers.
+        self._store.close()
+        self._executor.stop(JOIN_S)
+        self._lookup.close()
+        for watcher, loader in zip(self._watchers, self._loaders, strict=True):
+            watcher.join(JOIN_S)
+            loader.join(JOIN_S)
+
+    def _make_lease(self, name: str, port: int) -> RegistryLease | None:
+        if not self.settings.registry:
+            return None
+        address = self.settings.advertise or f"{self.settings.host}:{port}"
+        return RegistryLease(self.settings.registry, address=address, name=name)
+
+    def _on_first_flip(self) -> None:
+        # In a loader's thread.
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._announce_if_ready)
+
+    def _announce_if_ready(self) -> None:
+        if self.readiness.ready and self._announcing is None:
+            self._announcing = asyncio.create_task(self._announce())
+
+    async def _announce(self) -> None:
+        await self.server.set_ready(True)
+        if self._lease is not None:
+            self._lease.start()
+        log.info("ready", port=self.server.port, models=sorted(self.models))
+
+
+def checked_device(name: str) -> torch.device:
+    """The torch device of that name. Raises InvalidArgument (NO_DEVICE)."""
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InvalidArgument(
+            "NO_DEVICE",
+            f"setting replica.device: torch finds {torch.cuda.device_count()} CUDA devices here, "
+            f"not {name}",
+        )
+    return device

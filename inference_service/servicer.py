@@ -1,0 +1,131 @@
+"""The Open Inference Protocol as a replica speaks it; RPCs not here answer UNIMPLEMENTED.
+
+What may be asked is `intake`'s to decide, what runs the executor's, what is ready `readiness`'s.
+No method waits for a load, nor for a forward pass that it did not ask for.
+"""
+
+# ruff: noqa: N802 - RPC names are the protocol's.
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+
+from chassis.edge import Context
+from chassis.oip import checked_version
+from inference_service.admission import Admission
+from inference_service.answers import reply_of
+from inference_service.counters import Counters
+from inference_service.descriptions import Descriptions
+from inference_service.executor import Executor
+from inference_service.readiness import Readiness
+from inference_service.served import ServedModel
+from inference_service.stream import InferStream
+from inference_service.version_lookup import VersionLookup
+from inference_service.work import Work
+from protos.inference import grpc_service_pb2 as oip
+
+
+class InferenceServicer(Descriptions):
+    """`inference.GRPCInferenceService`. Owned by the event loop."""
+
+    def __init__(
+        self,
+        models: Mapping[str, ServedModel],
+        *,
+        executor: Executor,
+        admission: Admission,
+        readiness: Readiness,
+        lookup: VersionLookup,
+    ) -> None:
+        super().__init__(models, {name: Counters(name) for name in models})
+        self._executor = executor
+        self._admission = admission
+        self._readiness = readiness
+        self._lookup = lookup
+        self._streams: set[InferStream] = set()
+        self._lookups: set[asyncio.Task[None]] = set()
+
+    def end_streams(self) -> None:
+        """Ends every open stream after its batches in flight."""
+        for stream in self._streams:
+            stream.stop_reading()
+
+    async def ServerLive(self, _request: object, _context: Context) -> oip.ServerLiveResponse:
+        """True while the loop runs."""
+        return oip.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, _request: object, _context: Context) -> oip.ServerReadyResponse:
+        """Whether every model has a version and the replica is not draining."""
+        return oip.ServerReadyResponse(ready=self._readiness.ready)
+
+    async def ModelReady(
+        self, request: oip.ModelReadyRequest, _context: Context
+    ) -> oip.ModelReadyResponse:
+        """Whether the model, or its version named, would answer."""
+        version = checked_version(request.version)
+        return oip.ModelReadyResponse(ready=self._readiness.model_ready(request.name, version))
+
+    async def ModelInfer(
+        self, request: oip.ModelInferRequest, context: Context
+    ) -> oip.ModelInferResponse:
+        """One batch; the reply names the version that computed it."""
+        done: asyncio.Future[Work] = asyncio.get_running_loop().create_future()
+
+        def on_done(work: Work) -> None:
+            if not done.done():
+                done.set_result(work)
+
+        work = self._begin(request, context.time_remaining(), on_done)
+        try:
+            await done
+        finally:
+            # Also where the caller went away, which cancels this call: then it is not run.
+            work.abandoned = True
+            self._admission.leave(work.size_bytes)
+        if work.error is not None:
+            raise work.error
+        return reply_of(work)
+
+    async def ModelStreamInfer(
+        self, requests: AsyncIterator[oip.ModelInferRequest], context: Context
+    ) -> AsyncIterator[oip.ModelStreamInferResponse]:
+        """Batches in flight at once, answered as they finish; see `InferStream`."""
+
+        def begin(request: oip.ModelInferRequest, on_done: Callable[[Work], None]) -> Work:
+            return self._begin(request, context.time_remaining(), on_done)
+
+        stream = InferStream(begin, lambda work: self._admission.leave(work.size_bytes))
+        self._streams.add(stream)
+        try:
+            async for reply in stream.replies(requests):
+                yield reply
+        finally:
+            self._streams.discard(stream)
+
+    def _begin(
+        self,
+        request: oip.ModelInferRequest,
+        remaining_s: float | None,
+        on_done: Callable[[Work], None],
+    ) -> Work:
+        work = self._intake.work_of(request, remaining_s)
+        self._admission.enter(work.size_bytes)
+        work.on_done = lambda done: self._end(done, on_done)
+        self._executor.submit(work)
+        return work
+
+    def _end(self, work: Work, on_done: Callable[[Work], None]) -> None:
+        self._counters[work.served.name].on_done(work)
+        if work.error is not None and work.error.reason == "VERSION_NOT_LOADED":
+            task = asyncio.create_task(self._settle(work, on_done))
+            self._lookups.add(task)
+            task.add_done_callback(self._lookups.discard)
+        else:
+            on_done(work)
+
+    async def _settle(self, work: Work, on_done: Callable[[Work], None]) -> None:
+        try:
+            await self._lookup.settle(work)
+        finally:
+            on_done(work)

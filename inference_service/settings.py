@@ -1,0 +1,87 @@
+"""What an operator can set on a replica."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pydantic import Field
+
+from chassis.connections import DEFAULT_MESSAGE_BYTES
+from chassis.errors import InvalidArgument
+from chassis.names import checked_name
+from chassis.settings import CommaSeparated, Settings
+
+DEFAULT_CHANNEL = "stable"
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """A model this replica serves and the channel that names its version."""
+
+    model: str
+    channel: str
+
+
+class ReplicaSettings(Settings):
+    """Section `replica`."""
+
+    section: ClassVar[str] = "replica"
+
+    # Shown in status and in the registry; default HOST-PORT.
+    name: str = ""
+    # Loopback by default: whoever reaches the port may ask for predictions.
+    host: str = "127.0.0.1"
+    # 0 picks a free port; the "serving" log line tells which.
+    port: int = Field(8011, ge=0, le=65535)
+    # URL of the model store: file:///path or redis://host:port/db.
+    store: str
+    # Models to serve, each `model` or `model@channel`; the channel is `stable` unless named.
+    models: CommaSeparated = ("digits",)
+    # "cpu" or "cuda:N".
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    # Threads of one forward pass; 0 leaves torch's own choice (a thread per core).
+    threads: int = Field(0, ge=0)
+    # Prometheus port; 0 picks a free one, -1 serves no metrics.
+    metrics_port: int = Field(-1, ge=-1, le=65535)
+    # redis:// URL of the registry that gateways read; empty registers nowhere.
+    registry: str = ""
+    # host:port that gateways are told; default HOST:PORT.
+    advertise: str = ""
+    # Seconds between two looks at a channel where the store sends no notification.
+    poll_s: float = Field(1.0, gt=0)
+    # Seconds that running batches get after SIGTERM.
+    drain_s: float = Field(20.0, ge=0)
+    # Least seconds between "not ready" and the end of streams; gateways look every 0.25 s.
+    drain_notice_s: float = Field(0.6, ge=0)
+    # Batches that may wait or run at once; beyond, RESOURCE_EXHAUSTED.
+    max_queue_requests: int = Field(1024, ge=1)
+    # Bytes of input tensors that may wait or run at once.
+    max_queue_bytes: int = Field(512 * MIB, ge=1)
+    # Bytes of one gRPC message.
+    max_message_bytes: int = Field(DEFAULT_MESSAGE_BYTES, ge=1024)
+    # Bytes of new tensors fetched before the standby version is given up; the rest streams in.
+    staging_bytes: int = Field(256 * MIB, ge=0)
+    # Whether a version may name a headrace.Model class installed here instead of bringing an
+    # exported program. Its code runs in this process: switch it off where others write the store.
+    allow_import_path: bool = True
+
+    def followed(self) -> tuple[Followed, ...]:
+        """The models and channels named. Raises InvalidArgument (BAD_SETTING, BAD_NAME)."""
+        found = tuple(_followed(text) for text in self.models)
+        names = [item.model for item in found]
+        if not names or len(set(names)) != len(names):
+            raise InvalidArgument(
+                "BAD_SETTING",
+                f"setting replica.models: expected one or more different models, got {names}",
+            )
+        return found
+
+
+def _followed(text: str) -> Followed:
+    model, _, channel = text.partition("@")
+    return Followed(
+        checked_name(model, what="model"),
+        checked_name(channel or DEFAULT_CHANNEL, what="channel"),
+    )

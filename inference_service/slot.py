@@ -1,0 +1,145 @@
+"""Two weight slots and the rule by which a batch and a load never meet in one.
+
+A batch pins a slot and runs on it; a flip swaps which slot serves, under a lock held for
+microseconds; a slot is refilled only after its pins have drained, and takes no pins meanwhile.
+So readers never wait for a load, and a load waits for at most the batches that began before it.
+What a slot holds is the `Instance`; this module never looks inside.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from enum import Enum
+
+from inference_service.instance import Instance
+from model_store.records import Manifest
+
+
+class SlotState(Enum):
+    """What a slot is doing; the values are those of headrace.v1.SlotState."""
+
+    EMPTY = 1
+    LOADING = 2
+    SERVING = 3
+    STANDBY = 4
+
+
+@dataclass(eq=False, slots=True)
+class Slot:
+    """One place for weights. Only `Slots` changes it."""
+
+    state: SlotState = SlotState.EMPTY
+    pins: int = 0
+    version: int = 0
+    # "" in an empty slot; the text that replies carry.
+    version_text: str = ""
+    instance: Instance | None = None
+    manifest: Manifest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SlotSnapshot:
+    """A slot at one moment."""
+
+    state: SlotState
+    version: int
+    pins: int
+
+
+class Slots:
+    """The two slots of a model. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._slots = (Slot(), Slot())
+        self._serving: Slot | None = None
+        self._lock = threading.Lock()
+        self._drained = threading.Condition(self._lock)
+
+    @property
+    def serving(self) -> Slot | None:
+        """The slot that answers; None before the first flip, never None after it."""
+        return self._serving
+
+    def pin(self, version: int = 0) -> Slot | None:
+        """The serving slot, or the one that holds `version`; None if no slot does.
+
+        The slot keeps its weights until `release`.
+        """
+        with self._lock:
+            slot = self._serving if version == 0 else self._ready(version)
+            if slot is not None:
+                slot.pins += 1
+            return slot
+
+    def release(self, slot: Slot) -> None:
+        """Gives a pin back."""
+        with self._lock:
+            slot.pins -= 1
+            if not slot.pins and slot.state is SlotState.LOADING:
+                self._drained.notify_all()
+
+    def holds(self, version: int) -> bool:
+        """Whether a batch pinned to `version` would run."""
+        with self._lock:
+            return self._ready(version) is not None
+
+    def idle(self) -> Slot:
+        """The slot that does not serve."""
+        return self._slots[0] if self._serving is not self._slots[0] else self._slots[1]
+
+    def begin_load(self, manifest: Manifest) -> Slot:
+        """Takes the idle slot out of use and waits until its last batch has ended."""
+        slot = self.idle()
+        with self._lock:
+            # Pins drain, never the other way round: no new one comes to a loading slot. Until then
+            # the slot keeps its version, which the batches on it still name in their answers.
+            slot.state = SlotState.LOADING
+            self._drained.wait_for(lambda: slot.pins == 0)
+            slot.version = manifest.version
+            slot.version_text = str(manifest.version)
+            slot.manifest = manifest
+        return slot
+
+    def abandon_load(self, slot: Slot) -> None:
+        """The load failed: the slot holds nothing that may answer."""
+        with self._lock:
+            slot.state = SlotState.EMPTY
+            slot.version, slot.version_text, slot.manifest = 0, "", None
+
+    def set_aside(self, slot: Slot) -> None:
+        """The load succeeded but must not serve: a rollback target at hand."""
+        with self._lock:
+            slot.state = SlotState.STANDBY
+
+    def flip(self, slot: Slot) -> None:
+        """Batches pinned from now on run on `slot`; the one that served stands by."""
+        with self._lock:
+            if self._serving is not None:
+                self._serving.state = SlotState.STANDBY
+            slot.state = SlotState.SERVING
+            self._serving = slot
+
+    def standby(self, version: int) -> Slot | None:
+        """The slot that stands by with `version`, verified when it was loaded."""
+        with self._lock:
+            slot = self._ready(version)
+            return slot if slot is not None and slot.state is SlotState.STANDBY else None
+
+    def snapshot(self) -> tuple[SlotSnapshot, ...]:
+        """Both slots at one moment."""
+        with self._lock:
+            return tuple(SlotSnapshot(s.state, s.version, s.pins) for s in self._slots)
+
+    def __repr__(self) -> str:
+        states = ", ".join(
+            f"{s.state.name} version {s.version} pins {s.pins}" for s in self.snapshot()
+        )
+        return f"Slots({states})"
+
+    def _ready(self, version: int) -> Slot | None:
+        for slot in self._slots:
+            ready = slot.state is SlotState.SERVING or slot.state is SlotState.STANDBY
+            if ready and slot.version == version:
+                return slot
+        return None

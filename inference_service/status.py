@@ -1,0 +1,77 @@
+"""headrace.v1.Replica: the replica's models, slots and failures, as its operators see them."""
+
+# ruff: noqa: N802 - RPC names are the protocol's.
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from chassis.edge import Context
+from inference_service.admission import Admission
+from inference_service.readiness import Readiness
+from inference_service.served import ServedModel, ServedSnapshot
+from protos.headrace.v1 import replica_pb2
+
+SERVICE = "headrace.v1.Replica"
+
+
+class ReplicaServicer:
+    """Answers from memory; never waits for a load."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        device: str,
+        models: Mapping[str, ServedModel],
+        admission: Admission,
+        readiness: Readiness,
+    ) -> None:
+        self._name = name
+        self._device = device
+        self._models = models
+        self._admission = admission
+        self._readiness = readiness
+        self._started_at = time.monotonic()
+
+    async def GetStatus(
+        self, _request: object, _context: Context
+    ) -> replica_pb2.ReplicaGetStatusResponse:
+        """Every model's state at this moment."""
+        snapshots = [served.snapshot() for served in self._models.values()]
+        reply = replica_pb2.ReplicaGetStatusResponse(
+            replica=self._name,
+            device=self._device,
+            uptime_s=time.monotonic() - self._started_at,
+            inflight=self._admission.requests,
+            draining=self._readiness.draining,
+            store_error=next((s.store_error for s in snapshots if s.store_error), ""),
+        )
+        for snapshot in snapshots:
+            _add_model(reply, snapshot)
+        return reply
+
+
+def _add_model(reply: replica_pb2.ReplicaGetStatusResponse, snapshot: ServedSnapshot) -> None:
+    model = reply.models.add(
+        model=snapshot.model,
+        channel=snapshot.channel,
+        serving_version=snapshot.serving_version,
+        wanted_version=snapshot.wanted_version,
+        step=snapshot.step,
+        age_ms=snapshot.age_ms,
+        behind_ms=snapshot.behind_ms,
+        swaps=snapshot.swaps,
+        last_load_ms=snapshot.last_load_ms,
+        load_step=snapshot.load_step,
+    )
+    for slot in snapshot.slots:
+        model.slots.add(state=slot.state.value, version=slot.version, pins=slot.pins)
+    for failure in snapshot.failures:
+        model.failures.add(
+            version=failure.version,
+            reason=failure.reason,
+            message=failure.message,
+            fail_time_ms=failure.fail_time_ms,
+        )

@@ -1,0 +1,97 @@
+"""Follows one model's channel in a thread of its own and tells the served model what it wants.
+
+The store's notification is a hint, the poll is the truth. Decides whether what the store says may
+be believed: a channel that went back in revision or epoch is a store that lost data or a deposed
+master, and what serves stays.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from chassis.errors import HeadraceError
+from chassis.telemetry import logger
+from inference_service.served import ServedModel
+from model_store.records import Channel
+from model_store.store import Store
+
+log = logger(__name__)
+
+PAUSE_AFTER_ERROR_S = 0.5
+
+
+class Watcher:
+    """One thread; `start` starts it, `stop` asks it to end."""
+
+    def __init__(self, store: Store, served: ServedModel, *, poll_s: float) -> None:
+        self._store = store
+        self._served = served
+        self._poll_s = poll_s
+        self._stopping = threading.Event()
+        self._acted_on: Channel | None = None
+        self._error = ""
+        self._thread = threading.Thread(
+            target=self._watch, name=f"watch-{served.name}", daemon=True
+        )
+
+    def start(self) -> None:
+        """Starts to follow the channel."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Asks the thread to end; closing the store wakes it."""
+        self._stopping.set()
+
+    def join(self, timeout_s: float) -> None:
+        """Waits for the thread's end."""
+        self._thread.join(timeout_s)
+
+    def _watch(self) -> None:
+        seen = -1
+        while not self._stopping.is_set():
+            try:
+                # The revision first: a move between the two reads is then seen as a change.
+                seen = self._store.wait_for_change(self._served.name, seen, self._poll_s)
+                self._look()
+            except Exception as error:
+                self._report(_sentence(error), error)
+                self._stopping.wait(PAUSE_AFTER_ERROR_S)
+
+    def _look(self) -> None:
+        channel = self._store.channel(self._served.name, self._served.channel)
+        if channel is None or channel == self._acted_on:
+            self._report("")
+        elif not channel.follows(self._acted_on):
+            self._report(
+                f"channel {channel.name!r} of model {channel.model!r} went back from "
+                f"{_position(self._acted_on)} to {_position(channel)}; the store has lost data or "
+                "a fenced writer moved it"
+            )
+        else:
+            self._acted_on = channel
+            self._served.on_channel(channel)
+            self._report("")
+
+    def _report(self, message: str, error: Exception | None = None) -> None:
+        if message and message != self._error and not self._stopping.is_set():
+            known = isinstance(error, HeadraceError)
+            log.warning(
+                "model store is not followed",
+                model=self._served.name,
+                message=message,
+                exc_info=None if known else error,
+            )
+        self._error = message
+        self._served.on_store_error(message)
+
+
+def _position(channel: Channel | None) -> str:
+    if channel is None:
+        return "nothing"
+    return f"version {channel.version} (revision {channel.revision}, epoch {channel.epoch})"
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, HeadraceError):
+        return error.message
+    return f"the model store failed: {type(error).__name__}"

@@ -1,0 +1,52 @@
+"""A batch on its way through the replica: what was asked and what became of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from chassis.errors import HeadraceError
+from chassis.infer import Inputs
+from chassis.tensors import Signature, TensorSpec
+from inference_service.served import ServedModel
+
+Output = tuple[TensorSpec, tuple[int, ...], bytes]
+
+
+def _nobody(_work: Work) -> None:
+    return
+
+
+@dataclass(eq=False, slots=True)
+class Work:
+    """One ModelInfer request, whole or a message of a stream.
+
+    The event loop makes it, the executor fills in the second half, and then the loop reads it:
+    the handoffs order the two, no field needs a lock. Times are seconds, spans except `deadline`
+    and `queued_at`, which are points of the monotonic clock.
+    """
+
+    served: ServedModel
+    signature: Signature
+    request_id: str
+    inputs: Inputs
+    # Positions in the signature of the outputs asked for.
+    wanted: tuple[int, ...]
+    # The version asked for; 0 for whichever serves.
+    version: int = 0
+    deadline: float = math.inf
+    size_bytes: int = 0
+    queued_at: float = 0.0
+    # Called on the event loop once the work has ended.
+    on_done: Callable[[Work], None] = _nobody
+    # Nobody waits for the answer any more. A hint: the executor may be past looking.
+    abandoned: bool = False
+
+    version_text: str = ""
+    outputs: list[Output] = field(default_factory=list)
+    error: HeadraceError | None = None
+    queue_s: float = 0.0
+    input_s: float = 0.0
+    infer_s: float = 0.0
+    output_s: float = 0.0

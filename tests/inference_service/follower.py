@@ -1,0 +1,80 @@
+"""The loading half of a replica without its servers: a watcher and a loader over one store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from inference_service.architecture import Architecture
+from inference_service.loader import Loader
+from inference_service.served import ServedModel, ServedSnapshot
+from inference_service.settings import Followed
+from inference_service.slot import Slot
+from inference_service.watcher import Watcher
+from model_store import open_store
+
+WITHIN_S = 20.0
+
+
+class Follower:
+    """Follows channel `stable` of the model "affine"; a context manager."""
+
+    def __init__(self, url: str, *, allow_import_path: bool = True, staging: int = 2**20) -> None:
+        self.store = open_store(url)
+        self.first_flips = 0
+        self.served = ServedModel(Followed("affine", "stable"), self._on_first_flip)
+        architecture = Architecture(
+            self.store, torch.device("cpu"), allow_import_path=allow_import_path
+        )
+        self.watcher = Watcher(self.store, self.served, poll_s=0.2)
+        self.loader = Loader(self.store, self.served, architecture, staging_bytes=staging)
+
+    def _on_first_flip(self) -> None:
+        self.first_flips += 1
+
+    def __enter__(self) -> Follower:
+        self.watcher.start()
+        self.loader.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.watcher.stop()
+        self.served.stop()
+        self.store.close()
+        self.watcher.join(WITHIN_S)
+        self.loader.join(WITHIN_S)
+
+    def wait(self, condition: Callable[[ServedSnapshot], bool]) -> ServedSnapshot:
+        """The first snapshot that meets `condition`."""
+        deadline = time.monotonic() + WITHIN_S
+        while time.monotonic() < deadline:
+            snapshot = self.served.snapshot()
+            if condition(snapshot):
+                return snapshot
+            time.sleep(0.002)
+        raise AssertionError(f"never happened; last seen {self.served.snapshot()}")
+
+    def wait_serving(self, version: int) -> ServedSnapshot:
+        return self.wait(lambda s: s.serving_version == version and not s.load_step)
+
+    def wait_failed(self, version: int) -> ServedSnapshot:
+        return self.wait(
+            lambda s: bool(s.failures) and s.failures[0].version == version and not s.load_step
+        )
+
+    def answer(self, x: np.ndarray, version: int = 0) -> tuple[int, np.ndarray]:
+        """The version that answered and its output, as the executor would compute it."""
+        slot = self.served.slots.pin(version)
+        assert slot is not None
+        try:
+            return slot.version, _forward(slot, x)
+        finally:
+            self.served.slots.release(slot)
+
+
+def _forward(slot: Slot, x: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        return slot.instance.run([torch.from_numpy(x)])[0].numpy()
