@@ -24,6 +24,7 @@ from chassis.errors import (
 )
 from chassis.failpoints import failpoint
 from chassis.telemetry import logger
+from headrace.program import preload
 from inference_service import metrics
 from inference_service.architecture import Architecture, check_table
 from inference_service.fill import Fill, check_finite
@@ -81,6 +82,7 @@ class Loader:
         self._thread.join(timeout_s)
 
     def _pursue(self) -> None:
+        preload()
         while (version := self._served.wait_for_version()) is not None:
             started = time.perf_counter()
             try:
