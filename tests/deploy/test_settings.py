@@ -104,11 +104,11 @@ def test_a_setting_nobody_knows_stops_the_pod(tmp_path):
         GatewaySettings.load(file)
 
 
-def test_the_gateway_starts_where_no_torch_is_installed():
-    """As its image runs it: every import that a start needs, with torch made unimportable."""
+def test_the_gateways_image_needs_no_torch():
+    """Imports all that a start and `headrace status` need, with torch made unimportable."""
     blocked = "import sys; sys.modules.update(dict.fromkeys(['torch', 'safetensors', 'sklearn']))"
     done = subprocess.run(
-        [sys.executable, "-c", f"{blocked}; import gateway.__main__; import headrace"],
+        [sys.executable, "-c", f"{blocked}; import gateway.__main__, headrace.cli.main"],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
