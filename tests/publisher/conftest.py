@@ -27,8 +27,16 @@ def store_name() -> str:
     return f"publisher-{uuid4().hex}"
 
 
-@pytest.fixture(params=["memory", "file"])
-def store(request, tmp_path: Path, store_name: str) -> Iterator[Store]:
-    url = f"memory://{store_name}" if request.param == "memory" else f"file://{tmp_path}/store"
-    with open_store(url) as opened:
+@pytest.fixture
+def store(store_name: str) -> Iterator[Store]:
+    with open_store(f"memory://{store_name}") as opened:
         yield opened
+
+
+@pytest.fixture(params=["memory", "file"])
+def any_store(request, store: Store, tmp_path: Path) -> Iterator[Store]:
+    if request.param == "memory":
+        yield store
+    else:
+        with open_store(f"file://{tmp_path}/store") as opened:
+            yield opened

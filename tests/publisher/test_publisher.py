@@ -48,15 +48,15 @@ def test_the_three_line_form(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
-def test_program_and_weights_reproduce_the_module(store, dtype):
+def test_program_and_weights_reproduce_the_module(any_store, dtype):
     module = Featured().to(dtype)
     batch = BATCH.to(dtype)
     module(batch)
-    Publisher(store, "m", example_inputs=batch).publish(module)
+    Publisher(any_store, "m", example_inputs=batch).publish(module)
     module.eval()
     for rows in (1, 2, 3):
         torch.testing.assert_close(
-            restored(store, newest(store, "m"))(batch[:rows]), module(batch[:rows])
+            restored(any_store, newest(any_store, "m"))(batch[:rows]), module(batch[:rows])
         )
 
 
@@ -172,29 +172,29 @@ def test_ddp_and_compiled_modules_are_looked_through(store, tmp_path):
     assert [entry.name for entry in newest(store, "m").tensors] == ["bias", "weight"]
 
 
-def test_an_older_publisher_is_fenced(store):
+def test_an_older_publisher_is_fenced(any_store):
     module = nn.Linear(8, 8)
-    older = Publisher(store, "m", example_inputs=BATCH)
+    older = Publisher(any_store, "m", example_inputs=BATCH)
     older.publish(module)
-    newer = Publisher(store, "m", example_inputs=BATCH)
+    newer = Publisher(any_store, "m", example_inputs=BATCH)
     assert newer.publish(module) == 2
     with pytest.raises(FailedPrecondition) as error:
         older.publish(module)
     assert error.value.reason == "STALE_EPOCH"
-    assert store.versions("m") == [1, 2]
-    assert Publisher(store, "m", epoch=0).publish(module) == 3
+    assert any_store.versions("m") == [1, 2]
+    assert Publisher(any_store, "m", epoch=0).publish(module) == 3
     assert newer.publish(module) == 4
 
 
-def test_a_channel_that_is_held_stays(store):
+def test_a_channel_that_is_held_stays(any_store):
     module = nn.Linear(8, 8)
-    publisher = Publisher(store, "m", example_inputs=BATCH, channel="canary")
+    publisher = Publisher(any_store, "m", example_inputs=BATCH, channel="canary")
     publisher.publish(module)
     publisher.publish(module)
-    rollback(store, "m", channel="canary", reason="a test")
+    rollback(any_store, "m", channel="canary", reason="a test")
     assert publisher.publish(module) == 3
-    assert store.channel("m", "canary").version == 1
-    assert store.channel("m", "stable") is None
+    assert any_store.channel("m", "canary").version == 1
+    assert any_store.channel("m", "stable") is None
 
 
 @pytest.mark.parametrize("method", ["put_blob", "missing_blobs", "acquire_epoch", "create_version"])

@@ -1,0 +1,1 @@
+"""Runs training as torchrun jobs: starts, watches, restarts and stops them; imports no torch."""

@@ -1,0 +1,1 @@
+"""Decisions of the trainer, pure: when to publish, whether to start again, how fast to step."""
