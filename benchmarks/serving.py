@@ -7,14 +7,12 @@ alone, with single rows and with full batches, which is the most that a gateway 
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -25,41 +23,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.bare import run_bare
 from benchmarks.load import Load, run_load
 from benchmarks.report import ModelReport, Point, Report, point, table_console
+from benchmarks.settings import MODELS, Settings, parser, settings_of
 from benchmarks.stack import Stack
-from headrace.model import load_model
+from headrace.model import Model, load_model
 
-MODELS = {"mlp": "examples.mlp:Mlp", "encoder": "examples.encoder:Encoder"}
 BARE_SIZES = (1, 8, 32, 64)
 # Of the seconds of a point: the loop alone is steady sooner than the system.
 BARE_SHARE = 0.2
 BARE_AT_MOST_S = 2.0
-# One batch runs while the next arrives.
-OUTSTANDING_BATCHES = 2
 WARM_UP_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the command line asks for."""
-
-    models: tuple[str, ...]
-    replicas: int
-    threads: int
-    seconds: float
-    outstanding: tuple[int, ...]
-
-    @property
-    def steps(self) -> int:
-        """Things to wait for, for the progress bar: bare loop, start and loads of each model."""
-        return len(self.models) * (2 + len(list(self.loads(64))))
-
-    def loads(self, max_batch_size: int) -> Iterator[tuple[str, int, int]]:
-        """(through whom, rows a request, outstanding) of every point."""
-        for outstanding in self.outstanding:
-            yield "gateway", 1, outstanding
-        for outstanding in sorted({self.outstanding[0], self.outstanding[-1]}):
-            yield "replica", 1, outstanding
-        yield "replica", max_batch_size, OUTSTANDING_BATCHES
 
 
 class Benchmark:
@@ -91,12 +63,22 @@ class Benchmark:
         parameters = sum(weights.numel() for weights in model.build().parameters())
         report = ModelReport(name, parameters, model.max_batch_size, bare, [])
         self._next(f"{name}: starting the stack")
-        with Stack(model, directory, settings.replicas, settings.threads) as stack:
+        with self._stack(model, directory) as stack:
             self._done(f"{name}: stack started")
             points = [
                 self._point(stack, report, *load) for load in settings.loads(model.max_batch_size)
             ]
         return dataclasses.replace(report, points=points)
+
+    def _stack(self, model: Model, directory: Path) -> Stack:
+        return Stack(
+            model,
+            directory,
+            replicas=self._settings.replicas,
+            threads=self._settings.threads,
+            gateway_settings=self._settings.of_service("gateway"),
+            replica_settings=self._settings.of_service("replica"),
+        )
 
     def _point(
         self, stack: Stack, report: ModelReport, via: str, rows: int, outstanding: int
@@ -145,13 +127,7 @@ def progress_bar() -> Progress:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs, prints, writes; 130 if interrupted, 1 if a request failed or a process did not run."""
     options = parser().parse_args(argv)
-    settings = Settings(
-        models=tuple(MODELS) if options.model == "all" else (options.model,),
-        replicas=options.replicas,
-        threads=options.threads,
-        seconds=options.seconds,
-        outstanding=options.outstanding,
-    )
+    settings = settings_of(options)
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -171,32 +147,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     # As Ctrl-C: what was started is stopped on the way out.
     raise KeyboardInterrupt
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    found = argparse.ArgumentParser(prog="benchmarks.serving", description=__doc__)
-    found.add_argument("--model", choices=(*MODELS, "all"), default="all")
-    found.add_argument("--replicas", type=_positive, default=1)
-    found.add_argument(
-        "--threads", type=_positive, default=1, help="of a replica, of the bare loop"
-    )
-    found.add_argument("--seconds", type=float, default=6.0, help="per point (6)")
-    found.add_argument(
-        "--outstanding",
-        type=lambda text: tuple(map(_positive, text.split(","))),
-        default=(1, 8, 32, 64, 128),
-        help="requests, a point each (1,8,32,64,128)",
-    )
-    found.add_argument("--json", type=Path, default=Path("bench-results/serving.json"))
-    return found
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
-    return number
 
 
 if __name__ == "__main__":

@@ -106,6 +106,9 @@ class Stack:
     directory: Path
     replicas: int
     threads: int
+    # Settings that differ from the defaults, by name.
+    gateway_settings: Mapping[str, str] = field(default_factory=dict)
+    replica_settings: Mapping[str, str] = field(default_factory=dict)
     gateway: Service = field(init=False)
     _services: list[Service] = field(default_factory=list)
 
@@ -144,23 +147,21 @@ class Stack:
         samples, _ = self.model.samples()
         np.savez(self.samples, **samples)  # type: ignore[arg-type]
         store = f"file://{self.directory / 'store'}"
+        settings = {"port": 0, "store": store, "models": self.model.name, "threads": self.threads}
+        settings |= self.replica_settings
         # First what takes longest; it imports while we export.
         for index in range(self.replicas):
-            self._add("inference_service", f"replica-{index}", self._replica_settings(store))
+            self._add("inference_service", f"replica-{index}", settings)
         module = self.model.build().eval()
         with Publisher(store, model=self.model) as publisher:
             publisher.publish(module, step=1)
         for service in self._services:
             service.wait_until_serving()
         endpoints = ",".join(service.address() for service in self._services)
-        ports = {"port": 0, "admin_port": 0, "metrics_port": -1}
-        self.gateway = self._add("gateway", "gateway", {**ports, "endpoints": endpoints})
+        settings = {"port": 0, "admin_port": 0, "metrics_port": -1, "endpoints": endpoints}
+        self.gateway = self._add("gateway", "gateway", {**settings, **self.gateway_settings})
         self.gateway.wait_until_serving()
         self._check_answer(module)
-
-    def _replica_settings(self, store: str) -> dict[str, object]:
-        models = self.model.name
-        return {"port": 0, "store": store, "models": models, "threads": self.threads}
 
     def _add(self, package: str, name: str, settings: Mapping[str, object]) -> Service:
         log = self.directory / f"{name}.log"

@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.bare import BareSpeed, batch_seconds
 from benchmarks.cpu import cpu_seconds
+from benchmarks.settings import parser
 
 
 def test_a_batch_between_two_measured_sizes_is_interpolated():
@@ -40,12 +41,20 @@ def test_cpu_time_of_a_process_that_is_gone_is_an_error():
         cpu_seconds(child.pid)
 
 
+@pytest.mark.parametrize("change", ["trainer.port=1", "gateway.port", "port=1"])
+def test_a_change_of_no_setting_is_refused(change, capsys):
+    with pytest.raises(SystemExit):
+        parser().parse_args(["--set", change])
+    assert "expected SERVICE.KEY=VALUE" in capsys.readouterr().err
+
+
 @pytest.mark.system
 def test_a_tiny_run_reports_every_point(tmp_path):
     file = tmp_path / "results" / "serving.json"
     arguments = ["--model=mlp", "--seconds=0.2", "--outstanding=1,8", f"--json={file}"]
+    changes = ["--set=gateway.max_inflight_batches=1", "--set=replica.poll_s=0.5"]
     run = subprocess.run(
-        [sys.executable, "-m", "benchmarks.serving", *arguments],
+        [sys.executable, "-m", "benchmarks.serving", *arguments, *changes],
         capture_output=True,
         text=True,
         timeout=100,
