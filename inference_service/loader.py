@@ -82,7 +82,7 @@ class Loader:
         self._thread.join(timeout_s)
 
     def _pursue(self) -> None:
-        preload()
+        _preload()
         while (version := self._served.wait_for_version()) is not None:
             started = time.perf_counter()
             try:
@@ -212,6 +212,14 @@ class Loader:
     def _go_on(self) -> None:
         if self._served.stopping:
             raise Stopped
+
+
+def _preload() -> None:
+    try:
+        preload()
+    except Exception as error:
+        # Another thread imports the same modules just now; the first load finds them complete.
+        log.warning("not imported ahead of the first load", error=type(error).__name__)
 
 
 def _refusal(error: Exception) -> HeadraceError:

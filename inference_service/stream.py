@@ -35,7 +35,7 @@ class InferStream:
         self._answers: asyncio.Queue[Work | oip.ModelStreamInferResponse | None] = asyncio.Queue()
         self._reader: asyncio.Task[None] | None = None
         self._reading = True
-        self._failure: HeadraceError | None = None
+        self._failure: Exception | None = None
 
     async def replies(
         self, requests: AsyncIterator[oip.ModelInferRequest]
@@ -66,7 +66,7 @@ class InferStream:
         try:
             async for request in requests:
                 self._take(request)
-        except HeadraceError as error:
+        except Exception as error:
             self._failure = error
         finally:
             self._reading = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,7 +104,19 @@ async def test_swaps_under_load_then_a_drain(service, file_store):
         done.set()
     assert (status.swaps, len(status.failures)) == (61, 0)
     assert len(seen) > 10
+    scraped = await asyncio.to_thread(metrics_of, service)
+    assert scraped['headrace_replica_loads_total{model="affine",result="flipped"}'] == 61
+    assert scraped['headrace_replica_serving_version{model="affine"}'] == 61
+    assert scraped['headrace_replica_load_seconds_count{model="affine"}'] == 61
+    assert scraped['headrace_replica_batches_total{code="OK",model="affine"}'] > 10
     assert service.stop() == 0
+
+
+def metrics_of(service: Service) -> dict[str, float]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{service.serving['metrics_port']}") as page:
+        lines = page.read().decode().splitlines()
+    pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, _, value in pairs}
 
 
 async def test_sigterm_finishes_what_runs(service, file_store):

@@ -67,7 +67,7 @@ async def test_no_batch_is_torn_over_hundreds_of_swaps(replica, line):
     assert status.swaps == SWAPS + 1
     assert len(status.failures) == 0
     assert len(set(seen)) > 10
-    assert all(slot.pins == 0 for slot in status.slots)
+    await replica.wait(lambda model: all(slot.pins == 0 for slot in model.slots))
 
 
 def test_two_storages_serve_all_versions(store_url, line):
