@@ -12,7 +12,8 @@ from typing import Any
 from chassis.errors import HeadraceError, InvalidArgument
 from chassis.server import RpcServer, run, serve_until_stopped
 from chassis.settings import ProcessSettings, arm_failpoints, config_file
-from chassis.telemetry import configure_logs, logger, serve_metrics
+from chassis.telemetry import REGISTRY, configure_logs, logger, serve_metrics
+from trainer_service.metrics import RunCollector
 from trainer_service.runs import Runs
 from trainer_service.servicer import SERVICE, TrainerServicer
 from trainer_service.settings import TrainerSettings
@@ -75,6 +76,7 @@ async def _serve(settings: TrainerSettings, tasks: asyncio.TaskGroup) -> None:
     server.add_service(SERVICE, TrainerServicer(runs))
     ports = {"port": await server.start()}
     if settings.metrics_port >= 0:
+        REGISTRY.register(RunCollector(runs.records))
         ports["metrics_port"] = serve_metrics(settings.host, settings.metrics_port)
     runs.go_on()
     await server.set_ready(True)

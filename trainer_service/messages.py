@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from chassis.errors import InvalidArgument
 from protos.headrace.v1 import trainer_pb2
 from trainer_service.policy.publish_policy import PublishRule
 from trainer_service.record import RunRecord
 from trainer_service.spec import DEFAULT_CHECKPOINT_STEPS, DEFAULT_EVALUATE_STEPS, RunSpec
+
+_CREDENTIALS = re.compile("(?<=://)[^/@]*@")
 
 
 def spec_from(message: trainer_pb2.RunSpec) -> RunSpec:
@@ -34,8 +38,8 @@ def spec_from(message: trainer_pb2.RunSpec) -> RunSpec:
 
 
 def spec_message(spec: RunSpec) -> trainer_pb2.RunSpec:
-    """The specification as a message."""
-    values = spec.as_json()
+    """The specification as a message; a password in the store's URL stays inside."""
+    values = spec.as_json() | {"store": _CREDENTIALS.sub("", spec.store)}
     return trainer_pb2.RunSpec(
         **{**values, "publish": trainer_pb2.PublishPolicy(**values["publish"])}
     )

@@ -16,7 +16,7 @@ from chassis.connections import open_channel
 from chassis.edge import Stub
 from protos.headrace.v1 import trainer_pb2 as pb
 
-WITHIN_S = 60.0
+WITHIN_S = 120.0
 
 
 class TrainerService:

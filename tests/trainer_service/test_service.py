@@ -21,7 +21,8 @@ from tests.trainer_service.service import (
 )
 from trainer_service.run_files import RunFiles
 
-pytestmark = pytest.mark.system
+# Each start of a job imports torch, which takes long where cores are shared.
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 MODELS = "tests.trainer_service.models"
 

@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from chassis.errors import HeadraceError, InvalidArgument
 from protos.headrace.v1 import trainer_pb2 as pb
 from trainer_service.messages import run_message, spec_from, spec_message
+from trainer_service.metrics import RunCollector
 from trainer_service.policy.publish_policy import PublishRule
 from trainer_service.record import RunRecord, RunState
 from trainer_service.spec import RunSpec, check_spec
@@ -75,6 +77,23 @@ def test_a_message_gets_its_defaults_and_comes_back():
     assert (spec.channel, spec.processes, spec.checkpoint_every_steps) == ("stable", 1, 200)
     assert spec_from(spec_message(spec)) == spec
     assert RunSpec.from_json(spec.as_json()) == spec
+
+
+def test_a_store_s_password_is_not_told():
+    told = spec_message(replace(GOOD, store="redis://user:secret@host:6379/0"))
+    assert told.store == "redis://host:6379/0"
+    assert spec_message(replace(GOOD, store="file:///a@b/c")).store == "file:///a@b/c"
+
+
+def test_figures_of_runs_are_read_when_they_are_looked_at():
+    records = [RunRecord("r", GOOD, RunState.RUNNING, step=3, restarts=2)]
+    registry = CollectorRegistry()
+    registry.register(RunCollector(lambda: records))
+    assert registry.get_sample_value("headrace_run_step", {"run": "r"}) == 3
+    records[0] = replace(records[0], step=4)
+    assert registry.get_sample_value("headrace_run_step", {"run": "r"}) == 4
+    assert registry.get_sample_value("headrace_run_restarts_total", {"run": "r"}) == 2
+    assert registry.get_sample_value("headrace_run_state", {"run": "r"}) == 2
 
 
 @pytest.mark.parametrize("missing", ["model", "store"])
