@@ -172,6 +172,7 @@ def test_tolerances_are_the_probes():
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_an_exported_program_serves_on_cuda():
     cuda = torch.device("cuda:0")
     module = Positions()

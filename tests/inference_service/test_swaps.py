@@ -6,11 +6,13 @@ import asyncio
 
 import grpc
 import numpy as np
+import pytest
+import torch
 
 from chassis.infer import decoded_outputs
 from tests.inference_service.follower import Follower
 from tests.inference_service.line import Line, expected
-from tests.inference_service.served_replica import request
+from tests.inference_service.served_replica import ServedReplica, request
 
 SWAPS = 300
 
@@ -68,6 +70,23 @@ async def test_no_batch_is_torn_over_hundreds_of_swaps(replica, line):
     assert len(status.failures) == 0
     assert len(set(seen)) > 10
     await replica.wait(lambda model: all(slot.pins == 0 for slot in model.slots))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+async def test_swaps_on_a_gpu(store_url, line):
+    x = np.ones((8, 4), np.float32)
+    line.publish(1.0)
+    async with ServedReplica(store_url, device="cuda:0") as replica:
+        for weight in range(2, 22):
+            version = line.publish(float(weight))
+            await replica.wait_serving(version)
+            answered, y = await replica.infer(x)
+            assert answered == version
+            np.testing.assert_allclose(y, expected(float(weight), x), rtol=1e-3)
+        line.rollback(20)
+        await replica.wait_serving(20)
+        np.testing.assert_allclose((await replica.infer(x))[1], expected(20.0, x), rtol=1e-3)
 
 
 def test_two_storages_serve_all_versions(store_url, line):
