@@ -121,7 +121,7 @@ def test_killing_the_loop_leaves_no_process(running):
     [
         (["--model", "examples.digits:Nope"], "Nope is no headrace.Model"),
         (["--model", "no.such:Model"], "No module named 'no'"),
-        (["--replicas", "0"], "0 is not in the range"),
+        (["--replicas", "0"], "Invalid value for '--replicas'"),
     ],
 )
 def test_a_wrong_option_is_one_sentence_and_code_2(arguments, sentence):
