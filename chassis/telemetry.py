@@ -10,6 +10,7 @@ from typing import TextIO, cast
 
 import structlog
 from prometheus_client import CollectorRegistry, start_http_server
+from structlog.typing import EventDict
 
 from chassis.errors import InvalidArgument
 from chassis.settings import ProcessSettings
@@ -47,6 +48,8 @@ def configure_logs(service: str, settings: ProcessSettings) -> None:
     )
     structlog.configure(
         processors=[
+            # Not a context variable: those do not reach the threads a process starts.
+            _adds_service(service),
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -57,7 +60,13 @@ def configure_logs(service: str, settings: ProcessSettings) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=_STANDARD_ERROR),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(service=service)
+
+
+def _adds_service(service: str) -> structlog.typing.Processor:
+    def add(_logger: object, _method: str, event: EventDict) -> EventDict:
+        return {"service": service, **event}
+
+    return add
 
 
 def logger(name: str) -> structlog.stdlib.BoundLogger:
