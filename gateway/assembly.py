@@ -32,6 +32,9 @@ MILLISECONDS = 1000
 LOOPBACK = "127.0.0.1"
 # What the drain did not finish is cut off soon: open health watches would else hold the server.
 LAST_GRACE_S = 0.5
+# gRPC cancels calls that it has read but not handed over when a server stops; a client cannot tell
+# whether they ran. Refused a little longer, callers learn UNAVAILABLE and go elsewhere.
+REFUSE_S = 0.2
 
 
 class Gateway:
@@ -124,6 +127,7 @@ class Gateway:
                 await self._dispatcher.wait_idle()
         except TimeoutError:
             log.warning("drain ended with requests unanswered", **self._unanswered())
+        await asyncio.sleep(REFUSE_S)
 
     def _unanswered(self) -> dict[str, int]:
         inflight = sum(self._balance.snapshot().inflight.values())
