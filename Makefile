@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 # The interpreter of `make gpu-check`: a GPU machine may bring a torch of its own.
 PYTHON_BIN ?= $(BIN)/python
 # Written once setup is complete; older than what it depends on, setup runs again.
+# Test processes side by side; a file's tests stay in one, so that they share its servers.
+WORKERS ?= 2
 STAMP := $(VENV)/.setup-complete
 OVERLAYS := deploy/base $(wildcard deploy/overlays/*)
 BUF := $(BIN)/buf
@@ -34,8 +36,8 @@ kubectl: setup
 up: setup ## run the whole loop: store, trainer, replicas, gateway, clients (ARGS="--seconds 20")
 	@$(BIN)/headrace up $(ARGS)
 
-test: kubectl ## run all tests (ARGS="tests/gateway -x")
-	@$(BIN)/python -m pytest $(ARGS)
+test: kubectl ## run all tests (ARGS="tests/gateway -x"; WORKERS=0 for one process)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: lint types contracts proto-checks manifests ## run every static check
 	@echo "check: all clean"

@@ -110,6 +110,9 @@ async def test_health_follows_ready(server, channel):
         for service in ("", SERVICE):
             answer = await stub.Check(health_pb2.HealthCheckRequest(service=service))
             assert answer.ServingStatus.Name(answer.status) == expected
+        # A process that is not ready must not be restarted for it.
+        alive = await stub.Check(health_pb2.HealthCheckRequest(service="liveness"))
+        assert alive.ServingStatus.Name(alive.status) == "SERVING"
 
 
 async def test_reflection_names_services_and_files(channel):

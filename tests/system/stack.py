@@ -79,11 +79,16 @@ class Service:
         self.process.kill()
         self.process.wait()
 
+    def terminate(self) -> None:
+        """SIGTERM, without waiting."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+
     def stop(self) -> int:
         """SIGTERM; returns the exit code."""
-        if self.process is None or self.process.poll() is not None:
-            return self.process.returncode if self.process else 0
-        self.process.send_signal(signal.SIGTERM)
+        if self.process is None:
+            return 0
+        self.terminate()
         try:
             return self.process.wait(30)
         except subprocess.TimeoutExpired:
@@ -126,7 +131,10 @@ class Stack:
 
     def stop(self) -> list[int]:
         """Stops everything along the data path; returns the exit codes."""
-        return [service.stop() for service in (self.gateway, *self.replicas) if service]
+        codes = [self.gateway.stop()] if self.gateway else []
+        for replica in self.replicas:
+            replica.terminate()
+        return codes + [replica.stop() for replica in self.replicas]
 
 
 def wait_until(condition, *, within_s: float, what: str) -> None:
