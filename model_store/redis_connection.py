@@ -87,14 +87,14 @@ class RedisConnection:
             self._check_identity(None)
         return [word, *answer[1:]]
 
-    def wait_for_entry(self, stream: str, after: str, timeout_s: float) -> None:
-        """Blocks until the stream has an entry after that id, for at most MAX_BLOCK_S."""
+    def wait_for_entry(self, stream: str, after: str, timeout_s: float) -> bool:
+        """Blocks until the stream has an entry after that id, for at most MAX_BLOCK_S.
+
+        Says whether there is one.
+        """
         block_ms = max(1, int(min(timeout_s, MAX_BLOCK_S) * 1000))
-        self._attempt(
-            lambda: self._client.execute_command(
-                "XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", stream, after
-            )
-        )
+        command = ("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", stream, after)
+        return bool(self._attempt(lambda: self._client.execute_command(*command)))
 
     def close(self) -> None:
         """Closes what is idle: a connection in use belongs to its thread, which ends first."""

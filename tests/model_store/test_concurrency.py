@@ -100,25 +100,27 @@ def test_publishers_at_once_leave_the_channel_at_the_newest(store: Store, opened
 def test_after_an_epoch_is_acquired_no_older_writer_gets_in(store: Store, opened: Opener) -> None:
     old = store.acquire_epoch(MODEL, "old")
     manifest = stored(store, 1, epoch=old)
-    stale = opened()
+    stale, give_up = opened(), threading.Event()
 
     def publish_until_fenced() -> str:
-        for _ in range(500):
+        while not give_up.is_set():
             try:
                 stale.create_version(manifest)
             except FailedPrecondition as error:
                 return error.reason
         return "never fenced"
 
-    threads = ThreadPoolExecutor(1)
-    writing = threads.submit(publish_until_fenced)
-    while len(store.versions(MODEL)) < 3:
-        store.wait_for_change(MODEL, store.revision(MODEL), 0.05)
-    new = store.acquire_epoch(MODEL, "new")
-    versions = store.versions(MODEL)
-    made(store, 2, epoch=new)
-    assert writing.result(30) == "STALE_EPOCH"
-    threads.shutdown()
+    with ThreadPoolExecutor(1) as threads:
+        writing = threads.submit(publish_until_fenced)
+        try:
+            while len(store.versions(MODEL)) < 3:
+                store.wait_for_change(MODEL, store.revision(MODEL), 0.05)
+            new = store.acquire_epoch(MODEL, "new")
+            versions = store.versions(MODEL)
+            made(store, 2, epoch=new)
+            assert writing.result(30) == "STALE_EPOCH"
+        finally:
+            give_up.set()
     assert store.versions(MODEL) == [*versions, versions[-1] + 1]
     assert store.manifest(MODEL, versions[-1] + 1).epoch == new
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -281,6 +282,17 @@ def test_waiting_works_with_inotify_and_without(
         made(store, seen)
         waiting.join(30)
         assert woken == [seen + 1]
+
+
+def test_a_watch_is_quiet_again_once_it_has_told(tmp_path: Path) -> None:
+    watch = directory_watch.DirectoryWatch(tmp_path)
+    assert watch.live
+    for content in (b"1", b"2"):
+        durable_files.hint_file(tmp_path / "changed", content, tmp_path)
+    watch.wait(30.0, threading.Event())
+    # Else every wait after the first change would return at once and spin.
+    assert select.select([watch._descriptor], [], [], 0)[0] == []
+    watch.close()
 
 
 def open_files() -> int:

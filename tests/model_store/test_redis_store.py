@@ -315,8 +315,8 @@ def test_a_reader_needs_no_notification(
     made(store, 1)
     seen, silence = store.revision(MODEL), threading.Event()
 
-    def nothing_comes(self: RedisConnection, stream: str, after: str, timeout_s: float) -> None:
-        silence.wait(0.005)
+    def nothing_comes(self: RedisConnection, stream: str, after: str, timeout_s: float) -> bool:
+        return silence.wait(0.005)
 
     monkeypatch.setattr(RedisConnection, "wait_for_entry", nothing_comes)
     woken: list[int] = []
@@ -325,6 +325,22 @@ def test_a_reader_needs_no_notification(
     made(store, 2)
     waiting.join(30)
     assert woken == [seen + 1]
+
+
+def test_a_change_between_reading_and_waiting_is_not_missed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(store, 1)
+    wait, answers = RedisConnection.wait_for_entry, []
+
+    def late(self: RedisConnection, stream: str, after: str, timeout_s: float) -> bool:
+        made(store, 2)
+        answers.append(wait(self, stream, after, timeout_s))
+        return answers[-1]
+
+    monkeypatch.setattr(RedisConnection, "wait_for_entry", late)
+    assert store.wait_for_change(MODEL, 1, 60.0) == 2
+    assert answers == [True]
 
 
 def test_the_stream_of_changes_stays_short(store: Store, admin: redis.Redis) -> None:
