@@ -177,7 +177,8 @@ class Dispatcher:
                 sent |= self._send_next(key, now)
 
     def _send_next(self, key: QueueKey, now: float) -> bool:
-        address = self._balance.pick(key.model, key.version)
+        behind = self._door.worth_following(key)
+        address = self._balance.pick(key.model, key.version, behind=behind)
         if address is None:
             return False
         batch = self._door.take(key, key.max_rows, now)
@@ -216,9 +217,9 @@ class Dispatcher:
             self._on_failure(delivery, outcome, now)
             self.wake()
             return
-        # The endpoint has room again: its next batch leaves before this one is taken apart.
-        self._pump()
-        delivery.batch.complete(outcome, self._clock())
+        # First in line: the endpoint's next batch leaves before the callers of this one wake up.
+        self.wake()
+        delivery.batch.complete(outcome, now)
         self._retry.on_success()
         metrics.BATCH_SECONDS.labels(delivery.batch.key.model).observe(outcome.infer_s)
 

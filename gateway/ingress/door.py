@@ -22,6 +22,9 @@ class Door(Protocol):
     def due(self, now: float) -> list[QueueKey]:
         """Queues with a batch worth sending, the most urgent first."""
 
+    def worth_following(self, key: QueueKey) -> bool:
+        """Whether a queue's batch is large enough to wait behind a running one."""
+
     def take(self, key: QueueKey, rows: int, now: float) -> Batch | None:
         """The next batch of a queue, None if nobody waits there any more."""
 
@@ -71,6 +74,10 @@ class Ingress:
     def due(self, now: float) -> list[QueueKey]:
         """As `Door.due`."""
         return self._backlog.due(now)
+
+    def worth_following(self, key: QueueKey) -> bool:
+        """As `Door.worth_following`."""
+        return self._backlog.worth_following(key)
 
     def take(self, key: QueueKey, rows: int, now: float) -> Batch | None:
         """As `Door.take`."""

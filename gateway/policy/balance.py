@@ -72,13 +72,23 @@ class Balance:
         if seat is not None:
             seat.inflight -= 1
 
-    def pick(self, model: str, version: int = 0, avoid: Collection[str] = ()) -> str | None:
-        """The endpoint for the model's next batch; None while every candidate is full."""
-        seats = self._candidates(model, version, avoid)
+    def pick(
+        self,
+        model: str,
+        version: int = 0,
+        avoid: Collection[str] = (),
+        *,
+        behind: bool = True,
+    ) -> str | None:
+        """The endpoint for the model's next batch; None while every candidate is full.
+
+        Without `behind` only an endpoint with nothing in flight will do.
+        """
+        bound = self._max_inflight if behind else 1
         free = [
             (seat.inflight, seat.turn, address)
-            for address, seat in seats
-            if seat.inflight < self._max_inflight
+            for address, seat in self._candidates(model, version, avoid)
+            if seat.inflight < bound
         ]
         return min(free)[2] if free else None
 

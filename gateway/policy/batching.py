@@ -3,7 +3,8 @@
 One queue per key (requests of one key can be joined); in a queue the earliest deadline leaves
 first, equal deadlines in order of arrival. A batch is due as soon as anything waits, or, with a
 queue delay, once it is full or its oldest request has waited that long. Batch-while-busy follows:
-what arrives while every endpoint is busy leaves together when one is free.
+what arrives while every endpoint is busy leaves together when one is free. Behind a running batch
+only a large one is sent.
 
 Which endpoint takes a batch is decided in `balance`; what a refusal or an expiry means to a caller
 is the shell's affair.
@@ -16,6 +17,9 @@ from dataclasses import dataclass
 from typing import Generic
 
 from gateway.policy.queue import Queue, QueueKey, R
+
+# Share of a full batch that may be sent to an endpoint with another one in flight.
+FOLLOWING_SHARE = 0.5
 
 # The largest batch, in rows, that still meets a deadline; below 1 nothing does.
 Fit = Callable[[float], int]
@@ -145,6 +149,15 @@ class Backlog(Generic[R]):
             return [key for key, queue in queues.items() if self._is_due(key, queue, now)]
         found = [key for key, queue in queues.items() if self._is_due(key, queue, now)]
         return sorted(found, key=lambda key: queues[key].entries[0][:2])
+
+    def worth_following(self, key: QueueKey) -> bool:
+        """Whether what waits may queue up behind a running batch instead of growing meanwhile.
+
+        Half a batch is: under load it spares the endpoint the pause between two batches. Less
+        would cut a batch into crumbs that each cost as much to start.
+        """
+        queue = self._queues.get(key)
+        return queue is not None and queue.rows >= key.max_rows * FOLLOWING_SHARE
 
     def take(self, key: QueueKey, rows: int, now: float) -> list[R]:
         """The next batch of a queue: at most `rows` rows, in order, none skipped.

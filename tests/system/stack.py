@@ -32,6 +32,7 @@ class Service:
     process: subprocess.Popen[bytes] | None = None
     serving: dict[str, int] = field(default_factory=dict)
     log_offset: int = 0
+    terminated: bool = False
 
     @property
     def address(self) -> str:
@@ -46,6 +47,7 @@ class Service:
         pairs = [
             part for key, value in self.settings.items() for part in ("--set", f"{key}={value}")
         ]
+        self.terminated = False
         self.log_offset = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -80,8 +82,9 @@ class Service:
         self.process.wait()
 
     def terminate(self) -> None:
-        """SIGTERM, without waiting."""
-        if self.process is not None and self.process.poll() is None:
+        """SIGTERM once, without waiting; a second one would end the process without a drain."""
+        if self.process is not None and self.process.poll() is None and not self.terminated:
+            self.terminated = True
             self.process.send_signal(signal.SIGTERM)
 
     def stop(self) -> int:

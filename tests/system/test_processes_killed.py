@@ -93,12 +93,17 @@ HEALTHY = ["ENDPOINT_STATE_HEALTHY"] * 2
 
 def test_a_killed_replica_costs_no_request_and_rejoins(loaded):
     stack, load = loaded
+    wait_until(lambda: endpoint_states(stack) == HEALTHY, within_s=60, what="both are healthy")
     with load:
         load.after(200)
         for replica in stack.replicas:
             replica.kill()
             load.after(200)
-            assert "ENDPOINT_STATE_EJECTED" in endpoint_states(stack)
+            wait_until(
+                lambda: "ENDPOINT_STATE_EJECTED" in endpoint_states(stack),
+                within_s=10,
+                what="it is ejected",
+            )
             replica.start()
             wait_until(lambda: endpoint_states(stack) == HEALTHY, within_s=30, what="it rejoins")
         load.after(200)

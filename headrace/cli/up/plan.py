@@ -91,7 +91,7 @@ def commands(plan: Plan, model_name: str, directory: Path) -> list[Command]:
     """The services in the order in which they start; the embedded store comes first."""
     store = plan.store_url(directory)
     endpoints = ",".join(f"{HOST}:{port}" for port in plan.replica_ports)
-    trainer = {"port": plan.trainer_port, "state_dir": directory / "trainer"}
+    trainer = {"port": plan.trainer_port, "state_dir": directory / "trainer", "threads": 1}
     replica = {"store": store, "models": model_name, "device": plan.device, "threads": 1}
     gateway = {
         "port": plan.port,
