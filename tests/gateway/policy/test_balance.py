@@ -119,3 +119,13 @@ def test_loads_stay_level_and_bounded(steps, bound, random):
             core.on_endpoint(address, {"m": ANY}, now=0.0)
         assert core.snapshot().inflight == loads
         assert max(loads.values()) <= bound
+
+
+def test_a_batch_that_must_not_follow_another_waits_for_an_idle_endpoint():
+    core = balance("a:1", "b:1")
+    first = send(core, behind=False)
+    assert send(core, behind=False) != first
+    assert core.pick("m", behind=False) is None
+    assert core.pick("m", behind=True) is not None
+    core.on_ended(first)
+    assert core.pick("m", behind=False) == first

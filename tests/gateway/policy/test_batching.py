@@ -104,6 +104,17 @@ def test_a_delay_holds_a_batch_until_it_is_full_or_old():
     assert set(waiting.due(3.0)) == {key(), key("full")}
 
 
+def test_half_a_batch_is_worth_sending_behind_a_running_one():
+    waiting = backlog()
+    assert not waiting.worth_following(key())
+    waiting.offer(Item(key(), rows=3), 0.0)
+    assert not waiting.worth_following(key())
+    waiting.offer(Item(key(), rows=1), 0.0)
+    assert waiting.worth_following(key())
+    waiting.offer(Item(key(max_rows=0)), 0.0)
+    assert waiting.worth_following(key(max_rows=0))
+
+
 def test_the_most_urgent_queue_is_due_first():
     waiting = backlog()
     for model, deadline in (("a", 30.0), ("b", 10.0), ("c", 20.0)):
