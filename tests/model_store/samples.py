@@ -8,7 +8,7 @@ from dataclasses import replace
 from chassis.tensors import Signature, TensorSpec
 from model_store import Store
 from model_store.digests import digest
-from model_store.records import Manifest, Probe, Program, ProgramKind, TensorEntry
+from model_store.records import Channel, Manifest, Probe, Program, ProgramKind, TensorEntry
 
 MODEL = "clicks"
 SIGNATURE = Signature(
@@ -77,3 +77,18 @@ def assert_whole(store: Store, model: str = MODEL) -> list[int]:
         assert channel.version in versions
         assert channel.history[-1].version == channel.version
     return versions
+
+
+def move(
+    store: Store, version: int, expected: int, *, epoch: int = 0, held: bool = False
+) -> Channel:
+    """A move of the channel "stable", whose reason is "to VERSION"."""
+    return store.move_channel(
+        MODEL,
+        "stable",
+        version,
+        expected_revision=expected,
+        epoch=epoch,
+        held=held,
+        reason=f"to {version}",
+    )

