@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from benchmarks.cpu import cpu_seconds
+from benchmarks.cpu import busy_seconds, cpu_seconds
 from chassis.connections import open_aio_channel
 from chassis.edge import Stub
 from protos.headrace.v1 import gateway_pb2
@@ -19,10 +19,12 @@ CALL_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """`cpu_s` is seconds of CPU by role; `batches` and `rows` are what the gateway dispatched."""
+    """`cpu_s` is seconds of CPU by role, `busy_s` those of the whole machine; `batches` and `rows`
+    are what the gateway dispatched."""
 
     at: float
     cpu_s: Mapping[str, float]
+    busy_s: float
     batches: int
     rows: int
 
@@ -31,6 +33,7 @@ class Counters:
         return Counters(
             self.at - earlier.at,
             {role: self.cpu_s[role] - earlier.cpu_s[role] for role in self.cpu_s},
+            self.busy_s - earlier.busy_s,
             self.batches - earlier.batches,
             self.rows - earlier.rows,
         )
@@ -51,7 +54,7 @@ class CounterReader:
         cpu_s = {role: sum(map(cpu_seconds, pids)) for role, pids in self._processes.items()}
         # Ours: what the load itself costs, on the same cores.
         cpu_s["client"] = time.process_time()
-        return Counters(time.perf_counter(), cpu_s, batches, rows)
+        return Counters(time.perf_counter(), cpu_s, busy_seconds(), batches, rows)
 
     async def close(self) -> None:
         """Closes the connection."""

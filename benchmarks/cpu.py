@@ -7,6 +7,7 @@ Read from the process's CPU clock, which counts nanoseconds where /proc/PID/stat
 from __future__ import annotations
 
 import ctypes
+import os
 import time
 from functools import cache
 from pathlib import Path
@@ -31,6 +32,13 @@ def _cpu_clock(pid: int) -> int:
     if _LIBC.clock_getcpuclockid(pid, ctypes.byref(clock)):
         raise ProcessLookupError(f"process {pid} is gone")
     return clock.value
+
+
+def busy_seconds() -> float:
+    """Seconds of CPU that everything on this machine has used since it was started, all cores."""
+    # user, nice, system, idle, iowait, irq, softirq, steal, ...
+    ticks = [int(text) for text in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+    return (sum(ticks[:3]) + sum(ticks[5:8])) / os.sysconf("SC_CLK_TCK")
 
 
 def cpu_name() -> str:

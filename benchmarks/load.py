@@ -64,6 +64,7 @@ class Outcome:
 
     `requests` were answered, `failures` count the rest by status; `cpu_us` is microseconds of CPU
     per answered request, by role, "client" included; `rows_per_batch` is 0 without a gateway.
+    `other_cores` is how many cores other work on the machine, and the kernel, kept busy meanwhile.
     """
 
     requests: int
@@ -74,6 +75,7 @@ class Outcome:
     p99_ms: float
     rows_per_batch: float
     cpu_us: Mapping[str, float]
+    other_cores: float
 
 
 @dataclass(slots=True)
@@ -150,6 +152,7 @@ def _outcome(latencies_s: Sequence[float], failures: Counter[str], used: Counter
         p99_ms=float(p99),
         rows_per_batch=used.rows / used.batches if used.batches else 0.0,
         cpu_us={role: spent / max(requests, 1) * 1e6 for role, spent in used.cpu_s.items()},
+        other_cores=max(0.0, used.busy_s - sum(used.cpu_s.values())) / used.at,
     )
 
 

@@ -25,7 +25,7 @@ from benchmarks.load import Outcome
 from chassis.clock import wall_time_ms
 
 # Of the widest table; a narrower terminal breaks lines, which loses nothing.
-WIDTH = 144
+WIDTH = 156
 PACKAGES = ("torch", "grpcio", "protobuf", "numpy", "uvloop")
 
 
@@ -122,7 +122,8 @@ def _sentence(conditions: Mapping[str, Any], settings: Mapping[str, Any]) -> str
         f"{conditions['cpu']}, load average {conditions['load_average_before']} before; "
         f"Python {conditions['python']}, {versions}; {settings['replicas']} replica(s) of "
         f"{settings['threads']} thread(s), {settings['seconds']} s a point. "
-        "µs are of CPU per answered request; rows/batch is as the gateway dispatched."
+        "µs are of CPU per answered request; rows/batch is as the gateway dispatched; "
+        "other cores are those that other work kept busy meanwhile."
     )
 
 
@@ -146,6 +147,7 @@ def _points_table(points: Sequence[Point]) -> Table:
         "gateway µs",
         "replica µs",
         "client µs",
+        "other cores",
     )
     for item in points:
         table.add_row(*_cells(item))
@@ -164,6 +166,7 @@ def _cells(item: Point) -> list[str]:
         f"{item.share_of_bare:.0%}",
         str(sum(outcome.failures.values())),
         *(_microseconds(outcome.cpu_us, role) for role in ("gateway", "replica", "client")),
+        f"{outcome.other_cores:.1f}",
     ]
 
 

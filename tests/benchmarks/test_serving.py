@@ -89,6 +89,7 @@ def check_point(point):
     assert outcome["requests_per_s"] == pytest.approx(outcome["requests"] / outcome["seconds"])
     assert set(outcome["cpu_us"]) == roles
     assert all(spent > 0 for spent in outcome["cpu_us"].values())
+    assert 0 <= outcome["other_cores"] <= os.cpu_count()
     assert point["share_of_bare"] > 0
     if point["via"] == "gateway":
         assert 1 <= outcome["rows_per_batch"] <= 8
