@@ -35,6 +35,7 @@ from protos.inference import grpc_service_pb2 as oip
 log = logger(__name__)
 # A row whose first value is this makes the whole batch fail; neighbours must not suffer.
 POISON = 666.0
+CHANNELS = ("stable", "canary")
 ERRORS = {"UNAVAILABLE": Unavailable, "INTERNAL": Internal, "INVALID_ARGUMENT": InvalidArgument}
 
 
@@ -79,7 +80,6 @@ class Replica:
         self.device = asyncio.Lock()
         self.batches: dict[str, Counter[int]] = {name: Counter() for name in every}
         self.failures_left = options.fail_times
-        self.seen_parameters: list[str] = []
 
     async def ServerLive(self, _request, _context):
         return oip.ServerLiveResponse(live=True)
@@ -127,19 +127,18 @@ class Replica:
         if self.options.no_stream:
             raise Unimplemented("NOT_IMPLEMENTED", "no streams here")
         answers: asyncio.Queue[object] = asyncio.Queue()
-        async with asyncio.TaskGroup() as tasks:
-            reader = tasks.create_task(self._read(requests, answers, tasks))
+        # No TaskGroup: a generator may be closed at its yield, from another task.
+        reader = asyncio.create_task(self._read(requests, answers))
+        try:
             while (answer := await answers.get()) is not None:
                 yield answer
-            await reader
+        finally:
+            reader.cancel()
 
-    async def _read(self, requests, answers, tasks) -> None:
-        pending = set()
-        async for request in requests:
-            task = tasks.create_task(self._answer(request, answers))
-            pending.add(task)
-            task.add_done_callback(pending.discard)
-        await asyncio.gather(*pending)
+    async def _read(self, requests, answers) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            async for request in requests:
+                tasks.create_task(self._answer(request, answers))
         await answers.put(None)
 
     async def _answer(self, request, answers) -> None:
@@ -162,6 +161,10 @@ class Replica:
         pinned = checked_version(request.model_version)
         if pinned not in (0, self.options.version):
             raise FailedPrecondition("VERSION_NOT_LOADED", f"version {pinned} is not loaded")
+        if "channel" in request.parameters:
+            channel = request.parameters["channel"].string_param
+            if channel not in CHANNELS:
+                raise NotFound("CHANNEL_NOT_FOUND", f"channel {channel!r} is unknown")
         if self.failures_left and self.options.fail:
             self.failures_left -= 1
             raise ERRORS[self.options.fail]("ON_REQUEST", "failed on request")
@@ -173,7 +176,7 @@ class Replica:
             raise ERRORS[self.options.poison]("POISON", "a value cannot be computed")
         await self._occupy(inputs.rows)
         results = COMPUTE[request.model_name](*arrays)
-        reply = infer_reply(
+        return infer_reply(
             model=request.model_name,
             version=str(self.options.version),
             request_id=request.id,
@@ -182,10 +185,6 @@ class Replica:
                 for spec, array in zip(signature.outputs, results, strict=True)
             ],
         )
-        for name in ("channel", "max_staleness_ms", "timeout"):
-            if name in request.parameters:
-                reply.parameters[name].CopyFrom(request.parameters[name])
-        return reply
 
     async def _occupy(self, rows: int) -> None:
         span_s = self.options.alpha_s + self.options.beta_s * rows

@@ -59,21 +59,6 @@ async def test_the_default_timeout_applies_where_the_client_names_none(replica, 
     await channel.close()
 
 
-async def test_the_time_left_and_the_channel_travel_to_the_replica(replica, gateway):
-    process = gateway(replica())
-    channel = grpc.aio.insecure_channel(process.address)
-    call = channel.unary_unary(
-        "/inference.GRPCInferenceService/ModelInfer",
-        request_serializer=service_pb2.ModelInferRequest.SerializeToString,
-        response_deserializer=service_pb2.ModelInferResponse.FromString,
-    )
-    plain, pinned = await asyncio.gather(
-        call(request(), timeout=7), call(request(channel="canary"), timeout=7)
-    )
-    await channel.close()
-    assert plain.model_version == pinned.model_version == "1"
-
-
 async def test_a_cancelled_request_leaves_the_queue(replica, gateway, connect):
     fake = replica("--alpha-s", "1")
     process = gateway(fake, max_inflight_batches=1)

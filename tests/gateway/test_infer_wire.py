@@ -124,6 +124,28 @@ async def test_a_typed_request_gets_a_typed_reply(plain):
     assert list(reply.outputs[1].contents.fp32_contents) == list(range(8))
 
 
+async def test_a_channel_travels_and_channels_do_not_mix(replica, gateway):
+    fake = replica("--alpha-s", "0.05")
+    process = gateway(fake)
+
+    async def one(channel: str) -> object:
+        request = service_pb2.ModelInferRequest(model_name="sum")
+        request.inputs.add(name="x", datatype="FP32", shape=[1, 4])
+        request.raw_input_contents.append(bytes(16))
+        request.parameters["channel"].string_param = channel
+        return await typed_call(process.address, request)
+
+    replies = await asyncio.gather(
+        *(one("canary") for _ in range(6)), *(one("stable") for _ in range(6))
+    )
+    assert {reply.model_version for reply in replies} == {"1"}
+    assert max(await batches_of(fake)) <= 6
+    with pytest.raises(grpc.RpcError) as caught:
+        await one("nowhere")
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert caught.value.details() == "channel 'nowhere' is unknown"
+
+
 async def test_typed_and_raw_requests_share_a_batch(replica, gateway, connect):
     fake = replica("--alpha-s", "0.02")
     process = gateway(fake)

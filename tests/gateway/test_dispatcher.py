@@ -1,0 +1,357 @@
+"""The two rooms and their door without a network: a carrier that obeys, a clock that stands."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chassis.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    HeadraceError,
+    InvalidArgument,
+    Unavailable,
+)
+from chassis.infer import infer_request
+from chassis.tensors import Signature, TensorSpec
+from gateway.catalog import ServedModel
+from gateway.dispatch.delivery import Failure, OnOutcome, failure_of, lost
+from gateway.dispatch.dispatcher import Dispatcher, Spans
+from gateway.ingress.batch import Batch, BatchReply
+from gateway.ingress.door import Ingress
+from gateway.ingress.request import Request
+from gateway.policy.balance import Balance
+from gateway.policy.batching import ADMIT, Backlog
+from gateway.policy.retry import Fault, RetryPolicy
+from gateway.statistics import Ledger
+
+SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 1)),), (TensorSpec("y", "FP32", (-1, 1)),), 4)
+MODEL = ServedModel.of("m", SIGNATURE, 0)
+
+
+@dataclass
+class Carrier:
+    """Keeps what was sent until a test says how it ended."""
+
+    sent: dict[int, tuple[str, Batch, OnOutcome]] = field(default_factory=dict)
+    log: list[tuple[str, int]] = field(default_factory=list)
+    abandoned: list[str] = field(default_factory=list)
+
+    def send(self, address, delivery_id, batch, timeout_s, done) -> None:
+        assert timeout_s > 0
+        self.sent[delivery_id] = (address, batch, done)
+        self.log.append((address, batch.rows))
+
+    def abandon(self, address, delivery_id) -> None:
+        self.abandoned.append(address)
+        self.fail(delivery_id, lost())
+
+    def answer(self, delivery_id: int) -> None:
+        """Twice each value, as version 1 would."""
+        _, batch, done = self.sent.pop(delivery_id)
+        (_, _, shape, raw), *_ = batch.tensors
+        doubled = (np.frombuffer(raw, np.float32) * 2).tobytes()
+        done(delivery_id, BatchReply("1", [(SIGNATURE.outputs[0], shape, doubled)], 0.01))
+
+    def fail(self, delivery_id: int, failure: Failure) -> None:
+        _, _, done = self.sent.pop(delivery_id)
+        done(delivery_id, failure)
+
+
+class House:
+    """A dispatcher with its door, on a clock of the test's."""
+
+    def __init__(self, *addresses: str, max_inflight: int = 1) -> None:
+        self.now = 0.0
+        self.carrier = Carrier()
+        self.balance = Balance(max_inflight=max_inflight)
+        self.ledger = Ledger()
+        self.ingress = Ingress(Backlog(max_requests=100, max_bytes=10**6), self.ledger)
+        self.dispatcher = Dispatcher(
+            self.ingress,
+            self.carrier,
+            balance=self.balance,
+            retry=RetryPolicy(max_attempts=3),
+            ledger=self.ledger,
+            spans=Spans(attempt_s=5.0, unavailable_s=2.0),
+            clock=lambda: self.now,
+        )
+        for address in addresses:
+            self.up(address)
+
+    def up(self, address: str) -> None:
+        self.balance.on_endpoint(address, {"m": frozenset()}, now=self.now)
+        self.dispatcher.wake()
+
+    def down(self, address: str) -> None:
+        self.balance.on_endpoint(address, {}, now=self.now)
+        self.dispatcher.wake()
+
+    def ask(self, *values: float, timeout_s: float = 30.0, version: str = "") -> Request:
+        raw = np.array(values, np.float32).tobytes()
+        message = infer_request(
+            model="m", version=version, inputs=[("x", "FP32", (len(values), 1), raw)]
+        )
+        request = Request(
+            message,
+            MODEL,
+            now=self.now,
+            deadline=self.now + timeout_s,
+            answer=asyncio.get_running_loop().create_future(),
+        )
+        assert self.ingress.offer(request, self.now) is ADMIT
+        self.dispatcher.wake()
+        return request
+
+    async def turn(self, span_s: float = 0.0) -> None:
+        """Lets time pass and the pump run."""
+        self.now += span_s
+        self.dispatcher.wake()
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    def only_sent(self) -> int:
+        (delivery_id,) = self.carrier.sent
+        return delivery_id
+
+
+def values_of(request: Request) -> list[float]:
+    return np.frombuffer(request.answer.result().raw_output_contents[0], np.float32).tolist()
+
+
+async def test_what_arrives_in_one_turn_travels_together_up_to_the_bound():
+    house = House("a", max_inflight=2)
+    requests = [house.ask(float(number)) for number in range(5)]
+    await house.turn()
+    assert house.carrier.log == [("a", 4)]
+    house.carrier.answer(house.only_sent())
+    await house.turn()
+    assert house.carrier.log == [("a", 4), ("a", 1)]
+    house.carrier.answer(house.only_sent())
+    assert [values_of(request) for request in requests] == [[0], [2], [4], [6], [8]]
+
+
+async def test_behind_a_running_batch_only_a_large_one_is_sent():
+    house = House("a", max_inflight=2)
+    house.ask(1.0)
+    await house.turn()
+    house.ask(2.0)
+    await house.turn()
+    assert house.carrier.log == [("a", 1)], "a crumb waits and grows"
+    house.ask(3.0)
+    await house.turn()
+    assert house.carrier.log == [("a", 1), ("a", 2)]
+
+
+async def test_a_lost_batch_goes_elsewhere_and_a_late_answer_counts_for_nothing():
+    house = House("a", "b")
+    request = house.ask(1.0, 2.0)
+    await house.turn()
+    first = house.only_sent()
+    address, batch, done = house.carrier.sent[first]
+    house.carrier.fail(first, lost())
+    await house.turn()
+    assert [sent[0] for sent in house.carrier.sent.values()] != [address]
+    done(first, BatchReply("9", [(SIGNATURE.outputs[0], (2, 1), bytes(8))], 0.0))
+    assert not request.answered
+    house.carrier.answer(house.only_sent())
+    assert values_of(request) == [2.0, 4.0]
+    assert request.answer.result().model_version == "1"
+    assert len(batch) == 1
+
+
+async def test_a_batch_is_tried_three_times_at_most():
+    house = House("a", "b")
+    request = house.ask(1.0)
+    for _ in range(3):
+        await house.turn()
+        house.carrier.fail(house.only_sent(), lost())
+    await house.turn()
+    assert len(house.carrier.log) == 3
+    with pytest.raises(Unavailable, match="was lost"):
+        request.answer.result()
+
+
+async def test_an_attempt_without_end_is_abandoned():
+    house = House("a", "b")
+    request = house.ask(1.0)
+    await house.turn()
+    first = house.carrier.log[0][0]
+    await house.turn(5.0)
+    assert house.carrier.abandoned == [first]
+    await house.turn()
+    house.carrier.answer(house.only_sent())
+    assert values_of(request) == [2.0]
+
+
+async def test_deadlines_end_requests_in_the_queue_in_flight_and_between_attempts():
+    house = House("a")
+    in_flight = house.ask(1.0, timeout_s=1.0)
+    beside = house.ask(3.0, timeout_s=9.0)
+    await house.turn()
+    queued = house.ask(2.0, timeout_s=1.0)
+    await house.turn(1.0)
+    for request in (in_flight, queued):
+        assert isinstance(request.answer.exception(), DeadlineExceeded)
+    house.down("a")
+    house.carrier.fail(house.only_sent(), lost())
+    between = house.ask(4.0, timeout_s=0.5)
+    await house.turn(0.5)
+    assert isinstance(between.answer.exception(), DeadlineExceeded)
+    house.up("a")
+    await house.turn()
+    house.carrier.answer(house.only_sent())
+    assert values_of(beside) == [6.0]
+
+
+async def test_requests_wait_for_an_endpoint_and_no_longer_than_the_span():
+    house = House("a")
+    house.down("a")
+    early = house.ask(1.0)
+    await house.turn(1.0)
+    late = house.ask(2.0)
+    await house.turn(1.0)
+    with pytest.raises(Unavailable, match="no replica of model 'm' is ready"):
+        early.answer.result()
+    house.up("a")
+    await house.turn()
+    house.carrier.answer(house.only_sent())
+    assert values_of(late) == [4.0]
+
+
+async def test_a_refused_version_is_looked_for_elsewhere_then_refused():
+    house = House("a", "b")
+    request = house.ask(1.0, version="7")
+    refusal = failure_of(FailedPrecondition("VERSION_NOT_LOADED", "not here"))
+    assert refusal.fault is Fault.REFUSED
+    for _ in range(2):
+        await house.turn()
+        house.carrier.fail(house.only_sent(), refusal)
+    await house.turn()
+    assert sorted(address for address, _ in house.carrier.log) == ["a", "b"]
+    with pytest.raises(FailedPrecondition, match="not here"):
+        request.answer.result()
+
+
+async def test_a_refused_batch_whose_other_endpoint_dies_is_refused():
+    house = House("a", "b")
+    request = house.ask(1.0)
+    await house.turn()
+    first, (address, *_rest) = next(iter(house.carrier.sent.items()))
+    other = {"a": "b", "b": "a"}[address]
+    house.balance.on_sent(other)
+    house.carrier.fail(first, failure_of(FailedPrecondition("VERSION_NOT_LOADED", "not here")))
+    await house.turn()
+    assert not request.answered, "the other endpoint is full, not gone"
+    house.down(other)
+    await house.turn()
+    assert isinstance(request.answer.exception(), FailedPrecondition)
+
+
+async def test_the_one_request_at_fault_fails_and_its_neighbours_do_not():
+    house = House("a")
+    requests = [house.ask(float(number)) for number in range(4)]
+    await house.turn()
+    poison = Failure(InvalidArgument("POISON", "bad value"), Fault.INPUT)
+    house.carrier.fail(house.only_sent(), poison)
+    for _ in range(4):
+        await house.turn()
+        _, batch, _ = house.carrier.sent[house.only_sent()]
+        if batch.tensors[0][3] == np.float32(2).tobytes():
+            house.carrier.fail(house.only_sent(), poison)
+        else:
+            house.carrier.answer(house.only_sent())
+    assert isinstance(requests[2].answer.exception(), InvalidArgument)
+    assert [values_of(requests[at]) for at in (0, 1, 3)] == [[0], [2], [6]]
+
+
+async def test_a_cancelled_request_is_not_sent():
+    house = House("a")
+    gone, stays = house.ask(1.0), house.ask(2.0)
+    gone.answer.cancel()
+    await house.turn()
+    assert house.carrier.log == [("a", 1)]
+    house.carrier.answer(house.only_sent())
+    assert values_of(stays) == [4.0]
+
+
+async def test_idle_means_that_nobody_waits():
+    house = House("a")
+    request = house.ask(1.0, timeout_s=1.0)
+    await house.turn()
+    idle = asyncio.create_task(house.dispatcher.wait_idle())
+    await house.turn()
+    assert not idle.done()
+    await house.turn(1.0)
+    assert isinstance(request.answer.exception(), DeadlineExceeded)
+    await idle
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("ask"), st.integers(1, 4), st.sampled_from([1.0, 8.0, 8.0])),
+        st.tuples(st.just("answer"), st.integers(0, 5), st.just(0.0)),
+        st.tuples(
+            st.sampled_from(["lost", "input", "refused", "defect"]),
+            st.integers(0, 5),
+            st.just(0.0),
+        ),
+        st.tuples(st.sampled_from(["up", "down"]), st.integers(0, 2), st.just(0.0)),
+        st.tuples(st.just("cancel"), st.integers(0, 9), st.just(0.0)),
+        st.tuples(st.just("pass"), st.just(0), st.floats(0.1, 3.0)),
+    ),
+    max_size=40,
+)
+FAILURES = {
+    "lost": lost(),
+    "input": Failure(InvalidArgument("POISON", "bad"), Fault.INPUT),
+    "refused": Failure(FailedPrecondition("VERSION_NOT_LOADED", "no"), Fault.REFUSED),
+    "defect": Failure(Unavailable("REPLICA_ERROR", "no"), Fault.DEFECT),
+}
+
+
+async def live_through(steps) -> None:
+    house = House("a", "b", "c", max_inflight=2)
+    asked: list[tuple[Request, list[float]]] = []
+    for kind, number, span in steps:
+        under_way = sorted(house.carrier.sent)
+        if kind == "ask":
+            values = [float(len(asked) * 10 + at) for at in range(number)]
+            asked.append((house.ask(*values, timeout_s=span), values))
+        elif kind in ("up", "down"):
+            getattr(house, kind)("abc"[number])
+        elif kind == "cancel" and asked:
+            request = asked[number % len(asked)][0]
+            if request.answer.cancel():
+                house.ingress.withdraw(request, house.now)
+        elif kind == "answer" and under_way:
+            house.carrier.answer(under_way[number % len(under_way)])
+        elif kind in FAILURES and under_way:
+            house.carrier.fail(under_way[number % len(under_way)], FAILURES[kind])
+        await house.turn(span if kind == "pass" else 0.0)
+        loads = house.balance.snapshot().inflight
+        assert sum(loads.values()) == len(house.carrier.sent)
+        assert all(batch.rows <= 4 for _, batch, _ in house.carrier.sent.values())
+        overdue = [r for r, _ in asked if r.deadline <= house.now and not r.answered]
+        assert not overdue
+    # Whatever happened, every request ends: with its own rows, or with one status.
+    await house.turn(40.0)
+    for request, values in asked:
+        assert request.answered
+        if not request.answer.cancelled() and request.answer.exception() is None:
+            assert values_of(request) == [2 * value for value in values]
+        elif not request.answer.cancelled():
+            assert isinstance(request.answer.exception(), HeadraceError)
+    counters = house.ledger.of("m")
+    assert counters.succeeded + counters.failed == len(asked)
+
+
+@given(STEPS)
+@settings(max_examples=120, deadline=None)
+def test_every_request_ends_once_with_its_own_rows(steps):
+    asyncio.run(live_through(steps))
