@@ -1,43 +1,14 @@
-"""`headrace up` as a user runs it."""
+"""`headrace up` as a user runs it: what it reports, and what it refuses."""
 
 import json
-import os
-import signal
 import socket
 import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 
-from tests.system.stack import wait_until
+from tests.system.up import COMMAND, FREE_PORTS, marked, marked_processes
 
 pytestmark = pytest.mark.system
-
-COMMAND = [sys.executable, "-m", "headrace.cli.main", "up", "--json"]
-FREE_PORTS = ["--port", "0", "--metrics-port", "0", "--admin-port", "0"]
-
-
-def marked(directory):
-    """Environment by which every process of one loop can be found again."""
-    return os.environ | {"HEADRACE_CONFIG": "", "UP_TEST_MARK": str(directory)}
-
-
-def marked_processes(directory):
-    mark = f"UP_TEST_MARK={directory}".encode()
-    return [pid for pid in running_pids() if mark in proc_file(pid, "environ")]
-
-
-def running_pids():
-    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-
-
-def proc_file(pid, name):
-    try:
-        return Path(f"/proc/{pid}/{name}").read_bytes()
-    except OSError:
-        return b""
 
 
 @pytest.mark.parametrize("store", ["file", "redis"])
@@ -57,63 +28,6 @@ def test_the_loop_serves_ever_better_versions(store, tmp_path):
     assert summary["max_staleness_s"] > 0
     assert summary["process_restarts"] == 0
     assert marked_processes(tmp_path) == []
-
-
-@pytest.fixture
-def running(tmp_path):
-    """A loop without an end, and the directory with its state and logs."""
-    directory = tmp_path / "state"
-    process = subprocess.Popen(
-        [*COMMAND, "--dir", str(directory), "--publish-every", "0.5", *FREE_PORTS],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=marked(tmp_path),
-        start_new_session=True,
-    )
-    yield process, directory, tmp_path
-    if process.poll() is None:
-        process.kill()
-    process.communicate()
-    wait_until(lambda: marked_processes(tmp_path) == [], within_s=30, what="nothing left behind")
-
-
-def versions(directory):
-    folder = directory / "store" / "models" / "digits" / "versions"
-    return sorted(folder.iterdir()) if folder.exists() else []
-
-
-def test_ctrl_c_drains_and_exits_0(running):
-    process, directory, _ = running
-    wait_until(lambda: len(versions(directory)) >= 4, within_s=90, what="four versions")
-    time.sleep(1)
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors.decode()
-    assert json.loads(output)["failed"] == 0
-
-
-def test_a_killed_trainer_is_started_again_and_resumes(running):
-    process, directory, mark = running
-    wait_until(lambda: len(versions(directory)) >= 3, within_s=90, what="three versions")
-    killed = [
-        pid for pid in marked_processes(mark) if b"trainer_service" in proc_file(pid, "cmdline")
-    ]
-    assert killed
-    for pid in killed:
-        os.kill(pid, signal.SIGKILL)
-    before = len(versions(directory))
-    wait_until(lambda: len(versions(directory)) >= before + 3, within_s=60, what="it publishes")
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors.decode()
-    assert json.loads(output)["process_restarts"] >= 1
-
-
-def test_killing_the_loop_leaves_no_process(running):
-    process, directory, mark = running
-    wait_until(lambda: versions(directory), within_s=90, what="a version")
-    process.kill()
-    wait_until(lambda: marked_processes(mark) == [], within_s=30, what="the children are gone")
 
 
 @pytest.mark.parametrize(
