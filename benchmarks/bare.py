@@ -29,10 +29,15 @@ SLACK_S = 90.0
 
 @dataclass(frozen=True, slots=True)
 class BareSpeed:
-    """Seconds that one batch of `rows` rows takes."""
+    """Seconds that one batch of `rows` rows takes.
+
+    `batch_s` is CPU time over threads: what a batch takes where no other work shares the cores.
+    `seen_s` is what it took.
+    """
 
     rows: int
     batch_s: float
+    seen_s: float
 
     @property
     def rows_per_s(self) -> float:
@@ -68,7 +73,7 @@ def run_bare(path: str, sizes: Sequence[int], *, threads: int, seconds: float) -
         timeout=seconds * len(sizes) + SLACK_S,
         check=True,
     )
-    return [BareSpeed(**speed) for speed in json.loads(done.stdout)]
+    return [BareSpeed(**item) for item in json.loads(done.stdout)]
 
 
 def inputs_of(model: Model, rows: int) -> list[torch.Tensor]:
@@ -78,16 +83,18 @@ def inputs_of(model: Model, rows: int) -> list[torch.Tensor]:
     return [tensor[torch.arange(rows) % len(tensor)].contiguous() for tensor in tensors]
 
 
-def timed(module: nn.Module, inputs: Sequence[torch.Tensor], seconds: float) -> float:
-    """Mean seconds of a forward pass over at least `seconds`; at least one pass."""
+def speed(model: Model, module: nn.Module, rows: int, seconds: float) -> BareSpeed:
+    """The mean over the forward passes of at least `seconds`; at least one pass."""
+    inputs = inputs_of(model, rows)
     with torch.inference_mode():
         for _ in range(WARM_UP_BATCHES):
             module(*inputs)
-        began, passes = time.perf_counter(), 0
+        began, began_cpu, passes = time.perf_counter(), time.process_time(), 0
         while not passes or time.perf_counter() - began < seconds:
             module(*inputs)
             passes += 1
-        return (time.perf_counter() - began) / passes
+        cpu_s = (time.process_time() - began_cpu) / torch.get_num_threads()
+        return BareSpeed(rows, cpu_s / passes, (time.perf_counter() - began) / passes)
 
 
 def main() -> None:
@@ -101,11 +108,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     model = load_model(options.model)
     module = model.build().eval()
-    speeds = [
-        BareSpeed(rows, timed(module, inputs_of(model, rows), options.seconds))
-        for rows in map(int, options.rows.split(","))
-    ]
-    print(json.dumps([dataclasses.asdict(speed) for speed in speeds]))
+    sizes = [int(text) for text in options.rows.split(",")]
+    speeds = [speed(model, module, rows, options.seconds) for rows in sizes]
+    print(json.dumps([dataclasses.asdict(item) for item in speeds]))
 
 
 if __name__ == "__main__":

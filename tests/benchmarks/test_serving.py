@@ -18,7 +18,7 @@ from benchmarks.settings import parser
 
 
 def test_a_batch_between_two_measured_sizes_is_interpolated():
-    speeds = [BareSpeed(1, 1.0), BareSpeed(8, 1.7), BareSpeed(32, 4.1)]
+    speeds = [BareSpeed(1, 1.0, 9.0), BareSpeed(8, 1.7, 9.0), BareSpeed(32, 4.1, 9.0)]
 
     assert batch_seconds(speeds, 1) == 1.0
     assert batch_seconds(speeds, 4.5) == pytest.approx(1.35)
