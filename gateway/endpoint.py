@@ -3,7 +3,7 @@
 Batches travel on one stream, several at a time, matched by id. A server without streams answers
 UNIMPLEMENTED: what is in flight then goes by unary calls, and so does all that follows. A unary
 call also finds the one message at fault where a stream cannot tell: another server's error
-without a code, or a call ended by a message that is too large.
+without a code, or a call that ended otherwise than by a lost connection.
 
 Nothing is decided here: what is heard of the endpoint goes to its `Observer`.
 """
@@ -20,7 +20,7 @@ import grpc
 
 from chassis.connections import open_aio_channel
 from chassis.edge import Stub, error_from_rpc
-from chassis.errors import HeadraceError, InvalidArgument, ResourceExhausted, Unimplemented
+from chassis.errors import HeadraceError, Internal, Unavailable, Unimplemented
 from chassis.oip import SERVICE
 from chassis.telemetry import logger
 from gateway.dispatch.delivery import OnOutcome, Outcome, lost
@@ -31,8 +31,6 @@ from gateway.wire import batch_message, call_failure, read_reply, stream_failure
 from protos.inference import grpc_service_pb2 as oip
 
 log = logger(__name__)
-# Statuses that end a stream because of one message on it.
-_MESSAGE_AT_FAULT = (ResourceExhausted, InvalidArgument)
 
 
 @dataclass(slots=True, eq=False)
@@ -70,6 +68,8 @@ class Endpoint:
         self.stub = Stub(self._channel, SERVICE)
         self._observer = observer
         self._stream: BatchStream | None = None
+        # Whether a stream was answered since the connection was made.
+        self._streamed = False
         self._inflight: dict[int, _Sent] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -88,7 +88,7 @@ class Endpoint:
         The next batch opens a stream again, whatever the server could before.
         """
         self._drop_stream()
-        self.streaming = True
+        self.streaming, self._streamed = True, False
         inflight, self._inflight = self._inflight, {}
         for delivery_id, sent in inflight.items():
             if sent.call is not None:
@@ -121,6 +121,7 @@ class Endpoint:
 
     def _on_stream_reply(self, reply: oip.ModelStreamInferResponse) -> None:
         self._observer.on_heard()
+        self._streamed = True
         text = reply.infer_response.id
         delivery_id = int(text) if text.isascii() and text.isdigit() else 0
         sent = self._inflight.get(delivery_id)
@@ -148,14 +149,16 @@ class Endpoint:
         if stream is not self._stream:
             return
         self._stream = None
-        if isinstance(error, Unimplemented):
+        if isinstance(error, Unavailable):
+            self._observer.on_broken(error.message)
+            return
+        # grpc.aio overwrites a status by INTERNAL if a write meets the stream's end
+        # (grpc/grpc#36066): where no stream was ever answered, it may have been UNIMPLEMENTED.
+        if isinstance(error, Unimplemented) or (isinstance(error, Internal) and not self._streamed):
             log.info("endpoint has no streams, batches go unary", endpoint=self.address)
             self.streaming = False
-            self._call_all()
-        elif isinstance(error, _MESSAGE_AT_FAULT):
-            self._call_all()
-        elif error is not None or self._inflight:
-            self._observer.on_broken(error.message if error else "the stream was closed")
+        # Else one message on it was at fault, or the server closed it in peace.
+        self._call_all()
 
     def _call_all(self) -> None:
         for delivery_id, sent in list(self._inflight.items()):

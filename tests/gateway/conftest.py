@@ -25,6 +25,8 @@ def start_gateway(*endpoints: str, **settings: object) -> Running:
         "admin_port": 0,
         "metrics_port": -1,
         "drain_notice_s": 0.05,
+        # A machine busy with other tests may stall a sound replica for long.
+        "health_timeout_s": 10,
         "endpoints": ",".join(endpoints),
     } | settings
     flags = [flag for key, value in values.items() for flag in ("--set", f"{key}={value}")]
