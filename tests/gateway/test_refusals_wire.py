@@ -8,6 +8,8 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as wire
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
 from tests.gateway.calls import ask, code_of, reason_of, refused, rows, tensor
@@ -185,3 +187,16 @@ async def test_an_error_without_an_id_finds_its_request(replica, gateway, connec
     calls = [ask(client, rows(1, 666.0 if number == 3 else number)) for number in range(8)]
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert [code_of(r) for r in results if isinstance(r, Exception)] == ["INVALID_ARGUMENT"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4))
+@settings(max_examples=150, deadline=None)
+def test_damaged_messages_never_become_unknown_or_internal(plain, damage):
+    content = bytearray(request(id="r", model_version="1").SerializeToString())
+    for at, value in damage:
+        content[at % len(content)] = value
+    try:
+        asyncio.run(send(plain[0].address, bytes(content)))
+    except grpc.RpcError as error:
+        codes = {"INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "UNIMPLEMENTED"}
+        assert error.code().name in codes, error.details()
