@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from prometheus_client import Counter, Histogram
 
+from chassis.call import Call
 from chassis.errors import (
     CATEGORIES,
     HeadraceError,
@@ -44,35 +45,39 @@ SECONDS = Histogram(
 )
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Behavior = Callable[[Any, Context], Any]
+Behavior = Callable[[Any, Call], Any]
+Handler = Callable[[Any, Context], Any]
 
 
-def service_handler(service: str, servicer: object) -> grpc.GenericRpcHandler:
+def service_handler(
+    service: str, servicer: object, *, control: bool = False
+) -> grpc.GenericRpcHandler:
     """Handlers for all methods of `service` (a full name in our pool) from `servicer`'s coroutines.
 
-    A method is an `async def` named as the RPC, or an async generator where the response streams;
-    one that `servicer` lacks answers UNIMPLEMENTED.
+    A method is an `async def` named as the RPC that takes the request and a `Call`, or an async
+    generator where the response streams; one that `servicer` lacks answers UNIMPLEMENTED. Calls
+    may change the server where `control` says so.
     """
     descriptor = POOL.FindServiceByName(service)
     handlers = {}
     for method in descriptor.methods:
         behavior = getattr(servicer, method.name, None)
-        handlers[method.name] = _handler(method, behavior or _unimplemented(method))
+        handlers[method.name] = _handler(method, behavior or _unimplemented(method), control)
     return grpc.method_handlers_generic_handler(service, handlers)
 
 
 def _unimplemented(method: Any) -> Behavior:
-    async def unary(_request: object, _context: Context) -> NoReturn:
+    async def unary(_request: object, _call: Call) -> NoReturn:
         raise Unimplemented("NOT_IMPLEMENTED", f"{method.name} is not served here")
 
-    async def streaming(_request: object, _context: Context) -> AsyncIterator[object]:
+    async def streaming(_request: object, _call: Call) -> AsyncIterator[object]:
         raise Unimplemented("NOT_IMPLEMENTED", f"{method.name} is not served here")
         yield None
 
     return streaming if method.server_streaming else unary
 
 
-def _handler(method: Any, behavior: Behavior) -> grpc.RpcMethodHandler[Any, Any]:
+def _handler(method: Any, behavior: Behavior, control: bool) -> grpc.RpcMethodHandler[Any, Any]:
     request_class = message_class(method.input_type)
     parse = request_class.FromString
 
@@ -86,13 +91,15 @@ def _handler(method: Any, behavior: Behavior) -> grpc.RpcMethodHandler[Any, Any]
     name = f"{method.containing_service.full_name}/{method.name}"
     if method.client_streaming and method.server_streaming:
         return grpc.stream_stream_rpc_method_handler(
-            _streaming(name, behavior, _checked_stream), deserialize, serialize
+            _streaming(name, behavior, _checked_stream, control), deserialize, serialize
         )
     if method.server_streaming:
         return grpc.unary_stream_rpc_method_handler(
-            _streaming(name, behavior, _checked), deserialize, serialize
+            _streaming(name, behavior, _checked, control), deserialize, serialize
         )
-    return grpc.unary_unary_rpc_method_handler(_unary(name, behavior), deserialize, serialize)
+    return grpc.unary_unary_rpc_method_handler(
+        _unary(name, behavior, control), deserialize, serialize
+    )
 
 
 def _checked(request: object) -> object:
@@ -106,14 +113,18 @@ async def _checked_stream(requests: AsyncIterator[object]) -> AsyncIterator[obje
         yield _checked(request)
 
 
-def _unary(name: str, behavior: Callable[[Any, Context], Awaitable[Any]]) -> Behavior:
+def _call_of(context: Context, control: bool) -> Call:
+    return Call(control=control, time_remaining=context.time_remaining)
+
+
+def _unary(name: str, behavior: Callable[[Any, Call], Awaitable[Any]], control: bool) -> Handler:
     succeeded = CALLS.labels(name, "OK")
     seconds = SECONDS.labels(name)
 
     async def call(request: object, context: Context) -> object:
         started = time.perf_counter()
         try:
-            reply = await behavior(_checked(request), context)
+            reply = await behavior(_checked(request), _call_of(context, control))
         except Exception as error:
             await _abort(name, error, context)
         seconds.observe(time.perf_counter() - started)
@@ -123,12 +134,14 @@ def _unary(name: str, behavior: Callable[[Any, Context], Awaitable[Any]]) -> Beh
     return call
 
 
-def _streaming(name: str, behavior: Behavior, check: Callable[[Any], Any]) -> Behavior:
+def _streaming(
+    name: str, behavior: Behavior, check: Callable[[Any], Any], control: bool
+) -> Handler:
     succeeded = CALLS.labels(name, "OK")
 
     async def call(request: object, context: Context) -> AsyncIterator[object]:
         try:
-            async for reply in behavior(check(request), context):
+            async for reply in behavior(check(request), _call_of(context, control)):
                 yield reply
         except Exception as error:
             await _abort(name, error, context)
@@ -152,8 +165,11 @@ def _opaque(name: str, error: Exception) -> HeadraceError:
     return Internal("INTERNAL", f"internal error {error_id}")
 
 
-def trailing_metadata(error: HeadraceError) -> tuple[tuple[str, bytes], ...]:
-    """The `grpc-status-details-bin` entry: ErrorInfo, and BadRequest where a field is at fault."""
+def trailing_metadata(error: HeadraceError) -> tuple[tuple[str, str | bytes], ...]:
+    """The `grpc-status-details-bin` entry: ErrorInfo, and BadRequest where a field is at fault.
+
+    With `retry_after_s` also the hint that gRPC clients with a retry policy honour.
+    """
     status = status_pb2.Status(code=error.code.value[0], message=error.message)
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))
     if error.field:
@@ -161,7 +177,10 @@ def trailing_metadata(error: HeadraceError) -> tuple[tuple[str, bytes], ...]:
             field=error.field, description=error.message
         )
         status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
-    return (("grpc-status-details-bin", status.SerializeToString()),)
+    details = ("grpc-status-details-bin", status.SerializeToString())
+    if error.retry_after_s is None:
+        return (details,)
+    return (details, ("grpc-retry-pushback-ms", str(max(0, round(error.retry_after_s * 1000)))))
 
 
 def error_from_rpc(error: grpc.RpcError) -> HeadraceError:

@@ -1,6 +1,6 @@
 """The error categories and the one table that maps them to gRPC status codes.
 
-Code raises a category with a machine-readable reason and a sentence for a person; `chassis.rpc`
+Code raises a category with a machine-readable reason and a sentence for a person; `chassis.edge`
 turns it into a status at the edge. A sentence names the input at fault and what was expected; it
 never holds a path, a traceback or an internal name. Inside a policy a refusal is a value, not an
 exception.
@@ -15,23 +15,31 @@ class HeadraceError(Exception):
     """Base of every error that may reach a caller.
 
     `reason` is UPPER_SNAKE and stable (google.rpc.ErrorInfo); `message` is a sentence; `field`
-    names the request field at fault, empty where none is.
+    is the path of the request's field at fault, such as `inputs[0].shape`, empty where none is;
+    `retry_after_s` is how many seconds a caller should wait before it asks again, None where
+    waiting alone does not help.
     """
 
     code: grpc.StatusCode = grpc.StatusCode.INTERNAL
 
-    def __init__(self, reason: str, message: str, *, field: str = "") -> None:
+    def __init__(
+        self, reason: str, message: str, *, field: str = "", retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.field = field
+        self.retry_after_s = retry_after_s
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.reason, self.message, self.field))
+        known = (self.reason, self.message, self.field, self.retry_after_s)
+        return (_rebuild, (type(self), *known))
 
 
-def _rebuild(kind: type[HeadraceError], reason: str, message: str, field: str) -> HeadraceError:
-    return kind(reason, message, field=field)
+def _rebuild(
+    kind: type[HeadraceError], reason: str, message: str, field: str, retry_after_s: float | None
+) -> HeadraceError:
+    return kind(reason, message, field=field, retry_after_s=retry_after_s)
 
 
 class InvalidArgument(HeadraceError):
@@ -82,6 +90,18 @@ class Unavailable(HeadraceError):
     code = grpc.StatusCode.UNAVAILABLE
 
 
+class Unauthenticated(HeadraceError):
+    """Nobody known asks: no credentials, or wrong ones."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class PermissionDenied(HeadraceError):
+    """Whoever asks may not have this."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
 class Unimplemented(HeadraceError):
     """The protocol has it, this server does not."""
 
@@ -111,6 +131,8 @@ CATEGORIES: dict[grpc.StatusCode, type[HeadraceError]] = {
         ResourceExhausted,
         DeadlineExceeded,
         Unavailable,
+        Unauthenticated,
+        PermissionDenied,
         Unimplemented,
         DataLoss,
         Internal,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from chassis.errors import InvalidArgument
-from chassis.tensors import Signature, TensorSpec
+from chassis.tensors import Padding, Signature, TensorSpec
 from protos.inference import grpc_service_pb2 as oip
 from protos.inference import model_config_pb2 as config_pb2
 
@@ -15,6 +16,11 @@ PLATFORM = "pytorch"
 
 # ModelConfig names datatypes by an enum; BYTES is TYPE_STRING there.
 _CONFIG_NAMES = {"BYTES": "STRING"}
+_OIP_NAMES = {name: datatype for datatype, name in _CONFIG_NAMES.items()}
+
+# Parameters of ModelConfig that carry the parts of a signature Triton has no field for.
+PADDING_PARAMETER = "headrace.padding"
+LABELS_PARAMETER = "headrace.labels"
 
 
 def metadata_reply(
@@ -45,18 +51,94 @@ def config_reply(model: str, signature: Signature) -> oip.ModelConfigResponse:
         config.output.add(
             name=spec.name, data_type=_config_type(spec.datatype), dims=spec.shape[leading:]
         )
-    if signature.max_batch_size:
+    for spec in signature.states:
+        config.sequence_batching.state.add(
+            input_name=spec.name,
+            output_name=spec.name,
+            data_type=_config_type(spec.datatype),
+            dims=spec.shape[leading:],
+        )
+    if signature.max_batch_size and not signature.states:
         config.dynamic_batching.SetInParent()
+    if signature.decoupled:
+        config.model_transaction_policy.decoupled = True
+    for key, value in _extras(signature).items():
+        config.parameters[key].string_value = json.dumps(value)
     return oip.ModelConfigResponse(config=config)
 
 
-def signature_of(metadata: oip.ModelMetadataResponse, max_batch_size: int) -> Signature:
-    """The signature another OIP server describes. Raises InvalidArgument (BAD_SPEC)."""
+def signature_of(metadata: oip.ModelMetadataResponse, config: Any) -> Signature:
+    """The signature another OIP server describes; `config` is its ModelConfig message.
+
+    Raises InvalidArgument (BAD_SPEC).
+    """
 
     def specs(tensors: Any) -> tuple[TensorSpec, ...]:
         return tuple(TensorSpec(item.name, item.datatype, tuple(item.shape)) for item in tensors)
 
-    return Signature(specs(metadata.inputs), specs(metadata.outputs), max_batch_size)
+    leading = (-1,) if config.max_batch_size else ()
+    # Another server's states may have sizes that ours have not: they are its own affair.
+    states = tuple(
+        TensorSpec(state.input_name, _datatype(state.data_type), (*leading, *state.dims))
+        for state in config.sequence_batching.state
+        if -1 not in state.dims
+    )
+    padding, labels = _read_extras(config)
+    return Signature(
+        specs(metadata.inputs),
+        specs(metadata.outputs),
+        config.max_batch_size,
+        config.model_transaction_policy.decoupled,
+        states,
+        padding,
+        labels,
+    )
+
+
+def _extras(signature: Signature) -> dict[str, Any]:
+    """What Triton's configuration has no field for, as JSON values by parameter."""
+    extras: dict[str, Any] = {}
+    if signature.padding:
+        extras[PADDING_PARAMETER] = [
+            {
+                "axis": padding.axis,
+                "buckets": padding.buckets,
+                "inputs": padding.inputs,
+                "outputs": padding.outputs,
+            }
+            for padding in signature.padding
+        ]
+    if signature.labels:
+        extras[LABELS_PARAMETER] = dict(signature.labels)
+    return extras
+
+
+def _read_extras(config: Any) -> tuple[tuple[Padding, ...], Any]:
+    """Raises InvalidArgument (BAD_SPEC)."""
+    try:
+        padding = tuple(
+            Padding(
+                item["axis"],
+                tuple(item["buckets"]),
+                tuple((name, fill) for name, fill in item["inputs"]),
+                tuple(item["outputs"]),
+            )
+            for item in _extra(config, PADDING_PARAMETER, [])
+        )
+        labels = tuple(
+            (name, tuple(names)) for name, names in _extra(config, LABELS_PARAMETER, {}).items()
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidArgument(
+            "BAD_SPEC", f"the configuration of model {config.name!r} has unreadable parameters"
+        ) from error
+    return padding, labels
+
+
+def _extra(config: Any, key: str, default: Any) -> Any:
+    if key not in config.parameters:
+        return default
+    return json.loads(config.parameters[key].string_value)
 
 
 def checked_version(text: str) -> int:
@@ -74,6 +156,11 @@ def checked_version(text: str) -> int:
         "or nothing",
         field="model_version",
     )
+
+
+def _datatype(config_type: int) -> str:
+    name = str(config_pb2.DataType.Name(config_type)).removeprefix("TYPE_")
+    return _OIP_NAMES.get(name, name)
 
 
 def _config_type(datatype: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,23 +89,117 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Padding:
+    """Sizes to which one dimension is filled up, so that requests of different sizes batch.
+
+    `axis` counts from 0, which is the batch where the model batches. Each of `inputs`, (name, fill
+    value), is filled up to the smallest of `buckets` (sizes, ascending) that holds it; what is
+    larger than the last stays as it is. The same axis of each of `outputs` is cut back.
+    """
+
+    axis: int
+    buckets: tuple[int, ...]
+    inputs: tuple[tuple[str, float], ...]
+    outputs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "buckets", tuple(int(size) for size in self.buckets))
+        pairs = self.inputs.items() if isinstance(self.inputs, Mapping) else self.inputs
+        object.__setattr__(self, "inputs", tuple((str(name), float(fill)) for name, fill in pairs))
+        object.__setattr__(self, "outputs", tuple(self.outputs))
+        if (
+            not self.buckets
+            or self.buckets[0] < 1
+            or list(self.buckets) != sorted(set(self.buckets))
+        ):
+            raise InvalidArgument(
+                "BAD_SPEC",
+                f"padding: buckets {list(self.buckets)[:16]} must be positive and ascending",
+            )
+        if not self.inputs:
+            raise InvalidArgument("BAD_SPEC", "padding: name at least one input")
+
+
+@dataclass(frozen=True, slots=True)
 class Signature:
     """What a model takes and gives, in the order of its forward's arguments and results.
 
-    `max_batch_size` is in rows; 0 means that tensors have no batch dimension.
+    `max_batch_size` is in rows; 0 means that tensors have no batch dimension. A `decoupled` model
+    answers one request with any number of responses. `states` are tensors carried from a request
+    to the next of its sequence: forward takes them after the inputs and returns them after the
+    outputs; they never travel. `labels` name the classes of an output, by its name.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     max_batch_size: int
+    decoupled: bool = False
+    states: tuple[TensorSpec, ...] = ()
+    padding: tuple[Padding, ...] = ()
+    labels: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "inputs", tuple(self.inputs))
         object.__setattr__(self, "outputs", tuple(self.outputs))
+        object.__setattr__(self, "states", tuple(self.states))
+        object.__setattr__(self, "padding", tuple(self.padding))
+        pairs = self.labels.items() if isinstance(self.labels, Mapping) else self.labels
+        labels = tuple((str(name), tuple(map(str, names))) for name, names in pairs)
+        object.__setattr__(self, "labels", labels)
         if self.max_batch_size < 0:
             raise InvalidArgument("BAD_SPEC", "max_batch_size must be 0 or more")
         self._check_side("input", self.inputs)
         self._check_side("output", self.outputs)
+        if self.states:
+            self._check_side("state", self.states)
+            self._check_states()
+        for padding in self.padding:
+            self._check_padding(padding)
+        self._check_labels()
+
+    def _check_states(self) -> None:
+        leading = 1 if self.max_batch_size else 0
+        taken = {spec.name for spec in (*self.inputs, *self.outputs)}
+        for spec in self.states:
+            if self.decoupled:
+                raise InvalidArgument("BAD_SPEC", "a decoupled model has no states")
+            if spec.name in taken:
+                raise InvalidArgument(
+                    "BAD_SPEC", f"state {spec.name!r} has the name of an input or output"
+                )
+            if -1 in spec.shape[leading:] or spec.datatype == "BYTES":
+                raise InvalidArgument(
+                    "BAD_SPEC",
+                    f"state {spec.name!r}: expected fixed sizes beside the batch, and numbers",
+                )
+
+    def _check_padding(self, padding: Padding) -> None:
+        least = 1 if self.max_batch_size else 0
+        sides = (
+            ("input", {spec.name: spec for spec in self.inputs}, [n for n, _ in padding.inputs]),
+            ("output", {spec.name: spec for spec in self.outputs}, padding.outputs),
+        )
+        for side, specs, names in sides:
+            for name in names:
+                spec = specs.get(name)
+                if spec is None or not least <= padding.axis < len(spec.shape):
+                    raise InvalidArgument(
+                        "BAD_SPEC",
+                        f"padding of axis {padding.axis}: {side} {name!r} has no such dimension "
+                        "beside the batch",
+                    )
+                if spec.shape[padding.axis] != -1 or spec.datatype == "BYTES":
+                    raise InvalidArgument(
+                        "BAD_SPEC",
+                        f"padding: {side} {name!r} must be of numbers and have -1 at axis "
+                        f"{padding.axis}",
+                    )
+
+    def _check_labels(self) -> None:
+        names = {spec.name for spec in self.outputs}
+        for name, _ in self.labels:
+            if name not in names:
+                raise InvalidArgument("BAD_SPEC", f"labels: output {name!r} is unknown")
 
     def _check_side(self, side: str, specs: tuple[TensorSpec, ...]) -> None:
         if not specs:

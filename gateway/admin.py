@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from chassis.edge import Context
+from chassis.call import Call
 from gateway.catalog import Catalog
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.fleet import Fleet
@@ -51,7 +51,7 @@ class AdminServicer:
         self._started_at = time.monotonic()
 
     async def GetStatus(  # noqa: N802
-        self, _request: admin.GatewayGetStatusRequest, _context: Context
+        self, _request: admin.GatewayGetStatusRequest, _call: Call
     ) -> admin.GatewayGetStatusResponse:
         """Endpoints, queues and counters now."""
         queues = self._ingress.snapshot().queues
@@ -63,7 +63,7 @@ class AdminServicer:
         )
 
     async def DrainEndpoint(  # noqa: N802
-        self, request: admin.DrainEndpointRequest, _context: Context
+        self, request: admin.DrainEndpointRequest, _call: Call
     ) -> admin.DrainEndpointResponse:
         """Raises NotFound (ENDPOINT_NOT_FOUND)."""
         member = self._fleet.member(request.address)
@@ -72,7 +72,7 @@ class AdminServicer:
         return admin.DrainEndpointResponse(endpoint=self._endpoint(member))
 
     async def RestoreEndpoint(  # noqa: N802
-        self, request: admin.RestoreEndpointRequest, _context: Context
+        self, request: admin.RestoreEndpointRequest, _call: Call
     ) -> admin.RestoreEndpointResponse:
         """Raises NotFound (ENDPOINT_NOT_FOUND)."""
         member = self._fleet.member(request.address)

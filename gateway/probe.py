@@ -47,7 +47,7 @@ async def describe(stub: Stub, model: str, timeout_s: float) -> Signature:
     """
     metadata = await stub.ModelMetadata(oip.ModelMetadataRequest(name=model), timeout=timeout_s)
     config = await stub.ModelConfig(oip.ModelConfigRequest(name=model), timeout=timeout_s)
-    return signature_of(metadata, config.config.max_batch_size)
+    return signature_of(metadata, config.config)
 
 
 async def _index(stub: Stub, timeout_s: float) -> dict[str, frozenset[int]]:

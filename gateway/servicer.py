@@ -13,8 +13,8 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
-from chassis.edge import Context, trailing_metadata
-from chassis.errors import HeadraceError, NotFound, ResourceExhausted, Unavailable
+from chassis.call import Call
+from chassis.errors import HeadraceError, NotFound, Unavailable
 from chassis.oip import checked_version, config_reply, metadata_reply
 from gateway.catalog import Catalog, ServedModel
 from gateway.fleet import Fleet
@@ -27,8 +27,6 @@ from protos.inference import grpc_service_pb2 as oip
 
 SERVER_NAME = "headrace-gateway"
 EXTENSIONS = ("statistics", "model_configuration")
-# What a refused client is told to wait: a few batches' time.
-PUSHBACK_MS = "100"
 
 
 class InferenceServicer:
@@ -63,22 +61,20 @@ class InferenceServicer:
         return not self.draining and self._fleet.serving
 
     async def ModelInfer(  # noqa: N802
-        self, message: oip.ModelInferRequest, context: Context
+        self, message: oip.ModelInferRequest, call: Call
     ) -> oip.ModelInferResponse:
         """Raises what `Request` and `Ingress.offer` refuse, and what the batch ended with."""
         now = time.monotonic()
         model = self._catalog.get(message.model_name) or self._unknown(message.model_name)
         answer: asyncio.Future[oip.ModelInferResponse] = self._loop.create_future()
         try:
-            deadline = self._deadline(message, context, now)
+            deadline = self._deadline(message, call, now)
             request = Request(message, model, now=now, deadline=deadline, answer=answer)
             verdict = self._ingress.offer(request, now)
             if isinstance(verdict, Reject):
                 raise refusal(verdict, request)
         except HeadraceError as error:
             self._ledger.on_refused(model.name, error.code.name)
-            if isinstance(error, ResourceExhausted):
-                await _push_back(error, context)
             raise
         self._wake()
         try:
@@ -90,19 +86,19 @@ class InferenceServicer:
             raise
 
     async def ServerLive(  # noqa: N802
-        self, _request: oip.ServerLiveRequest, _context: Context
+        self, _request: oip.ServerLiveRequest, _call: Call
     ) -> oip.ServerLiveResponse:
         """True while the process answers."""
         return oip.ServerLiveResponse(live=True)
 
     async def ServerReady(  # noqa: N802
-        self, _request: oip.ServerReadyRequest, _context: Context
+        self, _request: oip.ServerReadyRequest, _call: Call
     ) -> oip.ServerReadyResponse:
         """True while some model can be asked."""
         return oip.ServerReadyResponse(ready=self.ready)
 
     async def ModelReady(  # noqa: N802
-        self, request: oip.ModelReadyRequest, _context: Context
+        self, request: oip.ModelReadyRequest, _call: Call
     ) -> oip.ModelReadyResponse:
         """True while an endpoint takes requests for the model, or holds the version named."""
         pinned = checked_version(request.version)
@@ -110,7 +106,7 @@ class InferenceServicer:
         return oip.ModelReadyResponse(ready=served and not self.draining)
 
     async def ServerMetadata(  # noqa: N802
-        self, _request: oip.ServerMetadataRequest, _context: Context
+        self, _request: oip.ServerMetadataRequest, _call: Call
     ) -> oip.ServerMetadataResponse:
         """Who answers, and with which optional parts of the protocol."""
         return oip.ServerMetadataResponse(
@@ -118,7 +114,7 @@ class InferenceServicer:
         )
 
     async def ModelMetadata(  # noqa: N802
-        self, request: oip.ModelMetadataRequest, _context: Context
+        self, request: oip.ModelMetadataRequest, _call: Call
     ) -> oip.ModelMetadataResponse:
         """Raises NotFound (MODEL_NOT_FOUND, VERSION_NOT_FOUND)."""
         model = self._described(request.name, request.version)
@@ -126,14 +122,14 @@ class InferenceServicer:
         return metadata_reply(model.name, versions, model.signature)
 
     async def ModelConfig(  # noqa: N802
-        self, request: oip.ModelConfigRequest, _context: Context
+        self, request: oip.ModelConfigRequest, _call: Call
     ) -> oip.ModelConfigResponse:
         """Raises NotFound (MODEL_NOT_FOUND, VERSION_NOT_FOUND)."""
         model = self._described(request.name, request.version)
         return config_reply(model.name, model.signature)
 
     async def ModelStatistics(  # noqa: N802
-        self, request: oip.ModelStatisticsRequest, _context: Context
+        self, request: oip.ModelStatisticsRequest, _call: Call
     ) -> oip.ModelStatisticsResponse:
         """Raises NotFound (MODEL_NOT_FOUND)."""
         pinned = checked_version(request.version)
@@ -159,22 +155,14 @@ class InferenceServicer:
         self._catalog.model(name)
         raise AssertionError("an unknown model was found")
 
-    def _deadline(self, message: oip.ModelInferRequest, context: Context, now: float) -> float:
+    def _deadline(self, message: oip.ModelInferRequest, call: Call, now: float) -> float:
         """The earlier of the client's gRPC deadline and `timeout`; the setting if neither is."""
-        remaining_s: float | None = context.time_remaining()
+        remaining_s: float | None = call.time_remaining()
         if message.parameters:
             granted_s = timeout_parameter_s(message.parameters)
             if granted_s is not None:
                 return now + (granted_s if remaining_s is None else min(granted_s, remaining_s))
         return now + (self._default_timeout_s if remaining_s is None else remaining_s)
-
-
-async def _push_back(error: HeadraceError, context: Context) -> NoReturn:
-    """Ends the call with the hint that gRPC clients with a retry policy honour."""
-    hint = ("grpc-retry-pushback-ms", PUSHBACK_MS)
-    metadata: tuple[tuple[str, str | bytes], ...] = (*trailing_metadata(error), hint)
-    await context.abort(error.code, error.message, metadata)
-    raise AssertionError("abort returned")
 
 
 def _release() -> str:

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chassis.tensors import Signature, TensorSpec
+    from chassis.tensors import Padding, Signature, TensorSpec
     from headrace.client import AsyncClient, Client, Prediction
     from headrace.model import Model
     from headrace.publisher import Publisher
@@ -20,6 +20,7 @@ __all__ = [
     "AsyncClient",
     "Client",
     "Model",
+    "Padding",
     "Prediction",
     "Publisher",
     "Signature",
@@ -31,6 +32,7 @@ _HOMES = {
     "AsyncClient": "headrace.client",
     "Client": "headrace.client",
     "Model": "headrace.model",
+    "Padding": "chassis.tensors",
     "Prediction": "headrace.client",
     "Publisher": "headrace.publisher",
     "Signature": "chassis.tensors",

@@ -63,7 +63,7 @@ def _prediction(reply: oip.ModelInferResponse) -> Prediction:
 
 
 def _signature(metadata: Any, config: Any) -> Signature:
-    return signature_of(metadata, config.config.max_batch_size)
+    return signature_of(metadata, config.config)
 
 
 class Client:

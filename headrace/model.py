@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from chassis.errors import InvalidArgument, Unimplemented
 from chassis.names import checked_name
-from chassis.tensors import NUMPY_TYPES, Signature, TensorSpec
+from chassis.tensors import NUMPY_TYPES, Padding, Signature, TensorSpec
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -36,12 +36,29 @@ class Model:
     max_batch_size: int = 64
     # Rows of one training step on one process.
     batch_size: int = 64
+    # True where `generate` answers one request with any number of responses.
+    decoupled: bool = False
+    # Tensors carried from a request to the next of its sequence: forward takes them after the
+    # inputs and returns them after the outputs.
+    states: Sequence[TensorSpec] = ()
+    # Dimensions filled up to a few sizes, so that requests of different sizes batch.
+    padding: Sequence[Padding] = ()
+    # Names of the classes of an output, by the output's name, for clients that ask for them.
+    labels: Mapping[str, Sequence[str]] = {}
 
     @property
     def signature(self) -> Signature:
         """What it takes and gives. Raises InvalidArgument (BAD_SPEC, BAD_NAME)."""
         checked_name(self.name, what="model")
-        return Signature(tuple(self.inputs), tuple(self.outputs), self.max_batch_size)
+        return Signature(
+            tuple(self.inputs),
+            tuple(self.outputs),
+            self.max_batch_size,
+            self.decoupled,
+            tuple(self.states),
+            tuple(self.padding),
+            tuple((name, tuple(names)) for name, names in self.labels.items()),
+        )
 
     def build(self) -> nn.Module:
         """A new module with fresh weights."""

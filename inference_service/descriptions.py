@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from chassis.edge import Context
+from chassis.call import Call
 from chassis.errors import NotFound, Unavailable
 from chassis.oip import checked_version, config_reply, metadata_reply
 from chassis.tensors import Signature
@@ -38,16 +38,14 @@ class Descriptions:
         self._counters = counters
         self._intake = Intake(models)
 
-    async def ServerMetadata(
-        self, _request: object, _context: Context
-    ) -> oip.ServerMetadataResponse:
+    async def ServerMetadata(self, _request: object, _call: Call) -> oip.ServerMetadataResponse:
         """Name, version and the extensions served."""
         return oip.ServerMetadataResponse(
             name="headrace", version=__version__, extensions=EXTENSIONS
         )
 
     async def ModelMetadata(
-        self, request: oip.ModelMetadataRequest, _context: Context
+        self, request: oip.ModelMetadataRequest, _call: Call
     ) -> oip.ModelMetadataResponse:
         """Names, datatypes and shapes; `versions` are those that would answer now."""
         served, signature = self._described(request.name, request.version)
@@ -55,14 +53,14 @@ class Descriptions:
         return metadata_reply(served.name, versions, signature)
 
     async def ModelConfig(
-        self, request: oip.ModelConfigRequest, _context: Context
+        self, request: oip.ModelConfigRequest, _call: Call
     ) -> oip.ModelConfigResponse:
         """The same without the batch dimension, and the largest batch."""
         served, signature = self._described(request.name, request.version)
         return config_reply(served.name, signature)
 
     async def ModelStatistics(
-        self, request: oip.ModelStatisticsRequest, _context: Context
+        self, request: oip.ModelStatisticsRequest, _call: Call
     ) -> oip.ModelStatisticsResponse:
         """Counters by version: of one model, or of all where no name is given."""
         checked_version(request.version)
@@ -75,7 +73,7 @@ class Descriptions:
         return reply
 
     async def RepositoryIndex(
-        self, request: oip.RepositoryIndexRequest, _context: Context
+        self, request: oip.RepositoryIndexRequest, _call: Call
     ) -> oip.RepositoryIndexResponse:
         """Versions in slots, and those that could not be loaded with the reason."""
         reply = oip.RepositoryIndexResponse()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 
-from chassis.edge import Context
+from chassis.call import Call
 from chassis.oip import checked_version
 from inference_service.admission import Admission
 from inference_service.answers import reply_of
@@ -51,23 +51,23 @@ class InferenceServicer(Descriptions):
         for stream in self._streams:
             stream.stop_reading()
 
-    async def ServerLive(self, _request: object, _context: Context) -> oip.ServerLiveResponse:
+    async def ServerLive(self, _request: object, _call: Call) -> oip.ServerLiveResponse:
         """True while the loop runs."""
         return oip.ServerLiveResponse(live=True)
 
-    async def ServerReady(self, _request: object, _context: Context) -> oip.ServerReadyResponse:
+    async def ServerReady(self, _request: object, _call: Call) -> oip.ServerReadyResponse:
         """Whether every model has a version and the replica is not draining."""
         return oip.ServerReadyResponse(ready=self._readiness.ready)
 
     async def ModelReady(
-        self, request: oip.ModelReadyRequest, _context: Context
+        self, request: oip.ModelReadyRequest, _call: Call
     ) -> oip.ModelReadyResponse:
         """Whether the model, or its version named, would answer."""
         version = checked_version(request.version)
         return oip.ModelReadyResponse(ready=self._readiness.model_ready(request.name, version))
 
     async def ModelInfer(
-        self, request: oip.ModelInferRequest, context: Context
+        self, request: oip.ModelInferRequest, call: Call
     ) -> oip.ModelInferResponse:
         """One batch; the reply names the version that computed it."""
         done: asyncio.Future[Work] = asyncio.get_running_loop().create_future()
@@ -76,7 +76,7 @@ class InferenceServicer(Descriptions):
             if not done.done():
                 done.set_result(work)
 
-        work = self._begin(request, context.time_remaining(), on_done)
+        work = self._begin(request, call.time_remaining(), on_done)
         try:
             await done
         finally:
@@ -88,12 +88,12 @@ class InferenceServicer(Descriptions):
         return reply_of(work)
 
     async def ModelStreamInfer(
-        self, requests: AsyncIterator[oip.ModelInferRequest], context: Context
+        self, requests: AsyncIterator[oip.ModelInferRequest], call: Call
     ) -> AsyncIterator[oip.ModelStreamInferResponse]:
         """Batches in flight at once, answered as they finish; see `InferStream`."""
 
         def begin(request: oip.ModelInferRequest, on_done: Callable[[Work], None]) -> Work:
-            return self._begin(request, context.time_remaining(), on_done)
+            return self._begin(request, call.time_remaining(), on_done)
 
         stream = InferStream(begin, lambda work: self._admission.leave(work.size_bytes))
         self._streams.add(stream)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from chassis.edge import Context
+from chassis.call import Call
 from inference_service.admission import Admission
 from inference_service.readiness import Readiness
 from inference_service.served import ServedModel, ServedSnapshot
@@ -36,7 +36,7 @@ class ReplicaServicer:
         self._started_at = time.monotonic()
 
     async def GetStatus(
-        self, _request: object, _context: Context
+        self, _request: object, _call: Call
     ) -> replica_pb2.ReplicaGetStatusResponse:
         """Every model's state at this moment."""
         snapshots = [served.snapshot() for served in self._models.values()]

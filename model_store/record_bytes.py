@@ -11,7 +11,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from chassis.errors import DataLoss, InvalidArgument
-from chassis.tensors import Signature, TensorSpec
+from chassis.tensors import Padding, Signature, TensorSpec
 from model_store.digests import digest
 from model_store.records import (
     Channel,
@@ -157,6 +157,23 @@ def _signature_message(signature: Signature) -> manifest_pb2.Signature:
         inputs=[_spec_message(spec) for spec in signature.inputs],
         outputs=[_spec_message(spec) for spec in signature.outputs],
         max_batch_size=signature.max_batch_size,
+        decoupled=signature.decoupled,
+        states=[_spec_message(spec) for spec in signature.states],
+        padding=[_padding_message(padding) for padding in signature.padding],
+        labels=[
+            manifest_pb2.Labels(output=output, names=names) for output, names in signature.labels
+        ],
+    )
+
+
+def _padding_message(padding: Padding) -> manifest_pb2.Padding:
+    return manifest_pb2.Padding(
+        axis=padding.axis,
+        buckets=padding.buckets,
+        inputs=[
+            manifest_pb2.Padding.Input(name=name, value=value) for name, value in padding.inputs
+        ],
+        outputs=padding.outputs,
     )
 
 
@@ -198,6 +215,19 @@ def _signature(message: manifest_pb2.Signature) -> Signature:
         inputs=tuple(_spec(spec) for spec in message.inputs),
         outputs=tuple(_spec(spec) for spec in message.outputs),
         max_batch_size=message.max_batch_size,
+        decoupled=message.decoupled,
+        states=tuple(_spec(spec) for spec in message.states),
+        padding=tuple(_padding(padding) for padding in message.padding),
+        labels=tuple((item.output, tuple(item.names)) for item in message.labels),
+    )
+
+
+def _padding(message: manifest_pb2.Padding) -> Padding:
+    return Padding(
+        message.axis,
+        tuple(message.buckets),
+        tuple((item.name, item.value) for item in message.inputs),
+        tuple(message.outputs),
     )
 
 

@@ -12,6 +12,9 @@ from gateway.policy.batching import Admit, Backlog, Fit, Reject, Snapshot
 from gateway.policy.queue import QueueKey
 from gateway.statistics import Ledger
 
+# What a refused client is told to wait: a few batches' time.
+RETRY_AFTER_S = 0.1
+
 
 class Door(Protocol):
     """What dispatch sees of this room."""
@@ -127,5 +130,7 @@ def refusal(verdict: Reject, request: Request) -> HeadraceError:
         return Unavailable("DRAINING", "the gateway is shutting down; ask another one")
     what = "requests" if verdict.reason == "QUEUE_FULL" else "bytes"
     return ResourceExhausted(
-        verdict.reason, f"the gateway's queue holds as many {what} as it may; try again later"
+        verdict.reason,
+        f"the gateway's queue holds as many {what} as it may; try again later",
+        retry_after_s=RETRY_AFTER_S,
     )
