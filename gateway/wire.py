@@ -11,7 +11,6 @@ from typing import Any
 import grpc
 
 from chassis.errors import (
-    CATEGORIES,
     FailedPrecondition,
     HeadraceError,
     Internal,
@@ -19,15 +18,13 @@ from chassis.errors import (
     Unavailable,
 )
 from chassis.infer import decoded_outputs, infer_request
+from chassis.stream_errors import error_of
 from chassis.tensors import ELEMENT_BYTES, TensorSpec, encode_raw, split_bytes_elements
 from gateway.dispatch.delivery import Failure, Outcome, failure_of, lost
 from gateway.ingress.batch import Batch, BatchReply
 from gateway.policy.retry import Fault
 from protos.inference import grpc_service_pb2 as oip
 
-# A replica of ours tells the status of a failed batch in these parameters of its stream reply.
-CODE_PARAMETER = "headrace_code"
-REASON_PARAMETER = "headrace_reason"
 MICROSECONDS = 1_000_000
 
 
@@ -51,13 +48,8 @@ def batch_message(batch: Batch, delivery_id: int, timeout_s: float) -> oip.Model
 
 def stream_failure(reply: oip.ModelStreamInferResponse) -> Failure | None:
     """The failure that an error reply on a stream tells; None if it names no code."""
-    parameters = reply.infer_response.parameters
-    if CODE_PARAMETER not in parameters:
-        return None
-    name = parameters[CODE_PARAMETER].string_param
-    reason = parameters[REASON_PARAMETER].string_param if REASON_PARAMETER in parameters else name
-    code = getattr(grpc.StatusCode, name, grpc.StatusCode.INTERNAL)
-    return failure_of(CATEGORIES.get(code, Internal)(reason, reply.error_message))
+    error = error_of(reply)
+    return None if error is None else failure_of(error)
 
 
 def call_failure(error: HeadraceError) -> Failure:

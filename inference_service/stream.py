@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from chassis.errors import HeadraceError
-from inference_service.answers import stream_error, stream_reply_of
+from chassis.stream_errors import stream_error
+from inference_service.answers import stream_reply_of
 from inference_service.work import Work
 from protos.inference import grpc_service_pb2 as oip
 
