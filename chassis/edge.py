@@ -193,18 +193,20 @@ def error_from_rpc(error: grpc.RpcError) -> HeadraceError:
     if code is grpc.StatusCode.CANCELLED:
         return Unavailable("CANCELLED", "the server cancelled the call; it may be shutting down")
     message = (error.details() if hasattr(error, "details") else "") or code.name
-    reason = _reason(error.trailing_metadata() if hasattr(error, "trailing_metadata") else None)
-    return CATEGORIES.get(code, Internal)(reason or code.name, message)
+    metadata = error.trailing_metadata() if hasattr(error, "trailing_metadata") else None
+    reason, field = _details(metadata)
+    return CATEGORIES.get(code, Internal)(reason or code.name, message, field=field)
 
 
-def _reason(metadata: Any) -> str:
+def _details(metadata: Any) -> tuple[str, str]:
+    """ErrorInfo's reason and BadRequest's first field, "" where there is none."""
+    info, wrong = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
     for key, value in metadata or ():
         if key == "grpc-status-details-bin":
-            info = error_details_pb2.ErrorInfo()
             for detail in status_pb2.Status.FromString(value).details:
-                if detail.Unpack(info):
-                    return str(info.reason)
-    return ""
+                detail.Unpack(info)
+                detail.Unpack(wrong)
+    return info.reason, wrong.field_violations[0].field if wrong.field_violations else ""
 
 
 class Stub:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chassis.tensors import Padding, Signature, TensorSpec
-    from headrace.client import AsyncClient, Client, Prediction
+    from headrace.client import AsyncClient, Client
     from headrace.model import Model
+    from headrace.prediction import Prediction
     from headrace.publisher import Publisher
 
 __all__ = [
@@ -33,7 +34,7 @@ _HOMES = {
     "Client": "headrace.client",
     "Model": "headrace.model",
     "Padding": "chassis.tensors",
-    "Prediction": "headrace.client",
+    "Prediction": "headrace.prediction",
     "Publisher": "headrace.publisher",
     "Signature": "chassis.tensors",
     "TensorSpec": "chassis.tensors",

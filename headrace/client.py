@@ -6,64 +6,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import secrets
+from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import grpc
-import numpy.typing as npt
 
 from chassis.connections import open_aio_channel, open_channel
 from chassis.edge import Stub, error_from_rpc
 from chassis.errors import HeadraceError
-from chassis.infer import decoded_outputs, encoded_inputs, infer_request
 from chassis.oip import SERVICE, signature_of
 from chassis.tensors import Signature
+from headrace.prediction import (
+    Arrays,
+    Options,
+    Parameter,
+    Prediction,
+    failure_in,
+    is_final,
+    prediction_of,
+    request_of,
+    seconds_left,
+    stream_request_of,
+)
+from headrace.prediction_stream import (
+    DEFAULT_OUTSTANDING,
+    AsyncPredictionStream,
+    PredictionStream,
+    ended_early,
+    generated,
+)
 from protos.inference import grpc_service_pb2 as oip
 
 DEFAULT_ADDRESS = "127.0.0.1:8001"
 DEFAULT_TIMEOUT_S = 30.0
-
-Arrays = Mapping[str, npt.ArrayLike]
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """One answer: output arrays by name, and the model version that computed them."""
-
-    model: str
-    version: int
-    outputs: dict[str, npt.NDArray[Any]]
-
-    def __getitem__(self, name: str) -> npt.NDArray[Any]:
-        return self.outputs[name]
-
-
-def _request(
-    model: str,
-    inputs: Arrays,
-    version: int | None,
-    channel: str | None,
-    outputs: Sequence[str],
-) -> oip.ModelInferRequest:
-    request = infer_request(
-        model=model,
-        version=str(version) if version else "",
-        inputs=encoded_inputs(inputs),
-        outputs=outputs,
-    )
-    if channel:
-        request.parameters["channel"].string_param = channel
-    return request
-
-
-def _prediction(reply: oip.ModelInferResponse) -> Prediction:
-    return Prediction(reply.model_name, int(reply.model_version or 0), decoded_outputs(reply))
+# The id under which the one request of a `generate` travels.
+LONE_ID = "1"
 
 
 def _signature(metadata: Any, config: Any) -> Signature:
     return signature_of(metadata, config.config)
+
+
+def _lone_request(
+    model: str, inputs: Arrays, options: Options, timeout_s: float
+) -> oip.ModelInferRequest:
+    return stream_request_of(model, inputs, options, wire_id=LONE_ID, timeout_s=timeout_s)
 
 
 class Client:
@@ -79,24 +68,45 @@ class Client:
         self._channel = open_channel(address)
         self._stub = Stub(self._channel, SERVICE)
 
-    def predict(
-        self,
-        model: str,
-        inputs: Arrays,
-        *,
-        version: int | None = None,
-        channel: str | None = None,
-        outputs: Sequence[str] = (),
-        timeout_s: float | None = None,
-    ) -> Prediction:
+    def predict(self, model: str, inputs: Arrays, **options: Unpack[Options]) -> Prediction:
         """Sends arrays by input name, batch dimension first where the model batches.
 
-        `version` pins the answer to one version, `channel` to a channel; `outputs` asks for some
-        of the outputs. Raises InvalidArgument, NotFound, FailedPrecondition (the pinned version is
-        not loaded), ResourceExhausted, DeadlineExceeded or Unavailable.
+        `options` are those of `Options`: `version`, `channel`, `outputs`, `classes`, `timeout_s`,
+        `deadline`, `priority`, `request_id`, `parameters`. Raises InvalidArgument, NotFound,
+        FailedPrecondition (the pinned version is not loaded), ResourceExhausted, DeadlineExceeded,
+        Unavailable, or Unimplemented (DECOUPLED_MODEL: use `generate`).
         """
-        request = _request(model, inputs, version, channel, outputs)
-        return _prediction(self._call("ModelInfer", request, timeout_s))
+        timeout_s = seconds_left(options, self._timeout_s)
+        return prediction_of(
+            self._call("ModelInfer", request_of(model, inputs, options), timeout_s)
+        )
+
+    def generate(
+        self, model: str, inputs: Arrays, **options: Unpack[Options]
+    ) -> Iterator[Prediction]:
+        """The responses of a model that gives several to one request, each when it is there.
+
+        `timeout_s` bounds them all together. Leaving the loop early (or closing the iterator)
+        cancels the request. Options and errors as of `predict`.
+        """
+        timeout_s = seconds_left(options, self._timeout_s)
+        request = _lone_request(model, inputs, options, timeout_s)
+
+        def call() -> Any:
+            return self._stub.ModelStreamInfer(iter([request]), timeout=timeout_s)
+
+        return generated(call, options.get("request_id", ""))
+
+    def stream(self, *, outstanding: int = DEFAULT_OUTSTANDING) -> PredictionStream:
+        """One stream for many requests, up to `outstanding` of them at once."""
+        return PredictionStream(self._stub, self._timeout_s, outstanding)
+
+    def sequence(self, model: str, **options: Unpack[Options]) -> Sequence:
+        """A row of requests that one replica and one version answer in order.
+
+        `options` go with each of them.
+        """
+        return Sequence(self, model, options)
 
     def signature(self, model: str) -> Signature:
         """What the model takes and gives. Raises NotFound."""
@@ -144,19 +154,41 @@ class AsyncClient:
         self._channel = open_aio_channel(address)
         self._stub = Stub(self._channel, SERVICE)
 
-    async def predict(
-        self,
-        model: str,
-        inputs: Arrays,
-        *,
-        version: int | None = None,
-        channel: str | None = None,
-        outputs: Sequence[str] = (),
-        timeout_s: float | None = None,
-    ) -> Prediction:
+    async def predict(self, model: str, inputs: Arrays, **options: Unpack[Options]) -> Prediction:
         """As `Client.predict`."""
-        request = _request(model, inputs, version, channel, outputs)
-        return _prediction(await self._call("ModelInfer", request, timeout_s))
+        timeout_s = seconds_left(options, self._timeout_s)
+        request = request_of(model, inputs, options)
+        return prediction_of(await self._call("ModelInfer", request, timeout_s))
+
+    async def generate(
+        self, model: str, inputs: Arrays, **options: Unpack[Options]
+    ) -> AsyncIterator[Prediction]:
+        """As `Client.generate`."""
+        timeout_s = seconds_left(options, self._timeout_s)
+        request = _lone_request(model, inputs, options, timeout_s)
+        call = self._stub.ModelStreamInfer(iter([request]), timeout=timeout_s)
+        try:
+            async for reply in call:
+                failure = failure_in(reply)
+                if failure is not None:
+                    raise failure
+                if reply.infer_response.outputs:
+                    yield prediction_of(reply.infer_response, options.get("request_id", ""))
+                if is_final(reply):
+                    return
+            raise ended_early()
+        except grpc.RpcError as error:
+            raise error_from_rpc(error) from None
+        finally:
+            call.cancel()
+
+    def stream(self, *, outstanding: int = DEFAULT_OUTSTANDING) -> AsyncPredictionStream:
+        """As `Client.stream`."""
+        return AsyncPredictionStream(self._stub, self._timeout_s, outstanding)
+
+    def sequence(self, model: str, **options: Unpack[Options]) -> AsyncSequence:
+        """As `Client.sequence`."""
+        return AsyncSequence(self, model, options)
 
     async def signature(self, model: str) -> Signature:
         """As `Client.signature`."""
@@ -195,3 +227,72 @@ class AsyncClient:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+class _Position:
+    """Where a sequence stands: its id, whether it began, and what a request of it carries."""
+
+    def __init__(self, options: Options) -> None:
+        self.id = secrets.randbits(63) or 1
+        self._options = options
+        self._started = False
+        self._ended = False
+
+    def options(self, end: bool) -> Options:
+        parameters: dict[str, Parameter] = dict(self._options.get("parameters") or {})
+        parameters |= {"sequence_id": self.id}
+        if not self._started or self._ended:
+            parameters["sequence_start"] = True
+        if end:
+            parameters["sequence_end"] = True
+        return {**self._options, "parameters": parameters}
+
+    def on_answered(self, end: bool) -> None:
+        self._started, self._ended = True, end
+
+
+class Sequence:
+    """Made by `Client.sequence`; not safe to share between threads.
+
+    A sequence that nothing is asked of for a while is ended by the server.
+    """
+
+    def __init__(self, client: Client, model: str, options: Options) -> None:
+        self._client = client
+        self._model = model
+        self._position = _Position(options)
+
+    @property
+    def id(self) -> int:
+        """The id under which its requests travel."""
+        return self._position.id
+
+    def predict(self, inputs: Arrays, *, end: bool = False) -> Prediction:
+        """The next request; `end` makes it the last, and one after that begins anew.
+
+        Raises what `Client.predict` does, and FailedPrecondition (SEQUENCE_LOST) where the replica
+        or the version that knew the sequence is gone: begin another.
+        """
+        answer = self._client.predict(self._model, inputs, **self._position.options(end))
+        self._position.on_answered(end)
+        return answer
+
+
+class AsyncSequence:
+    """Made by `AsyncClient.sequence`; await each request before the next."""
+
+    def __init__(self, client: AsyncClient, model: str, options: Options) -> None:
+        self._client = client
+        self._model = model
+        self._position = _Position(options)
+
+    @property
+    def id(self) -> int:
+        """The id under which its requests travel."""
+        return self._position.id
+
+    async def predict(self, inputs: Arrays, *, end: bool = False) -> Prediction:
+        """As `Sequence.predict`."""
+        answer = await self._client.predict(self._model, inputs, **self._position.options(end))
+        self._position.on_answered(end)
+        return answer

@@ -12,6 +12,7 @@ from headrace.cli.output import Format, FormatOption, Row, print_json
 
 if TYPE_CHECKING:
     from chassis.tensors import Signature
+    from headrace.prediction import Prediction
 
 AddressOption = Annotated[str, typer.Option("--gateway", help="host:port of the gateway.")]
 
@@ -35,23 +36,46 @@ def predict(
     channel: Annotated[str | None, typer.Option(help="Pin it to this channel.")] = None,
     gateway: AddressOption = "127.0.0.1:8001",
     timeout: Annotated[float, typer.Option(help="Seconds.")] = 10.0,
+    priority: Annotated[int, typer.Option(help="1 is the most urgent; 0: the server's.")] = 0,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Ask for one prediction; prints the outputs and the version that answered."""
-    from headrace.client import Client
+    """Ask for one prediction; prints the outputs and the version that answered.
 
+    A model that gives several responses prints each as it comes, as JSON one a line.
+    """
+    from headrace.client import Client
+    from headrace.prediction import Options
+
+    options: Options = {"version": version, "channel": channel, "priority": priority}
     with Client(gateway, timeout_s=timeout) as client:
-        arrays = parsed_inputs(inputs, client.signature(model))
-        answer = client.predict(model, arrays, version=version, channel=channel)
-    record: Row = {"model": answer.model, "version": answer.version, "outputs": {}}
-    for name, array in answer.outputs.items():
-        record["outputs"][name] = array.tolist()
+        signature = client.signature(model)
+        arrays = parsed_inputs(inputs, signature)
+        if signature.decoupled:
+            for part in client.generate(model, arrays, **options):
+                _print(part, output, line=True)
+        else:
+            _print(client.predict(model, arrays, **options), output, line=False)
+
+
+def _print(answer: Prediction, output: Format, *, line: bool) -> None:
     if output is Format.JSON:
-        print_json(record)
+        outputs = {name: _plain(array.tolist()) for name, array in answer.outputs.items()}
+        record: Row = {"model": answer.model, "version": answer.version, "outputs": outputs}
+        if line:
+            typer.echo(json.dumps(record))
+        else:
+            print_json(record)
         return
     typer.echo(f"{answer.model} version {answer.version}")
     for name, array in answer.outputs.items():
         typer.echo(f"{name} {list(array.shape)}\n{array}")
+
+
+def _plain(value: Any) -> Any:
+    """Bytes as text, for JSON."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def parsed_inputs(texts: list[str], signature: Signature) -> dict[str, Any]:
