@@ -39,12 +39,18 @@ class RpcServer:
         self.port = port
         self._message_bytes = message_bytes
         self._services: dict[str, object] = {}
+        self._controlled: set[str] = set()
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
 
-    def add_service(self, name: str, servicer: object) -> None:
-        """Adds a service of our pool by its full name; before `start`."""
+    def add_service(self, name: str, servicer: object, *, control: bool = False) -> None:
+        """Adds a service of our pool by its full name; before `start`.
+
+        With `control` whoever reaches the port may change the server.
+        """
         self._services[name] = servicer
+        if control:
+            self._controlled.add(name)
 
     async def start(self) -> int:
         """Binds and serves, not ready yet; returns the port.
@@ -53,7 +59,8 @@ class RpcServer:
         """
         server = grpc.aio.server(options=server_options(self._message_bytes))
         for name, servicer in self._services.items():
-            server.add_generic_rpc_handlers((service_handler(name, servicer),))
+            handler = service_handler(name, servicer, control=name in self._controlled)
+            server.add_generic_rpc_handlers((handler,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         POOL.AddSerializedFile(health_pb2.DESCRIPTOR.serialized_pb)
         names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)

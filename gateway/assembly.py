@@ -11,6 +11,7 @@ import asyncio
 from chassis.oip import SERVICE
 from chassis.server import RpcServer, serve_until_stopped
 from chassis.telemetry import logger, serve_metrics
+from chassis.tracing import Tracing
 from gateway import admin
 from gateway.catalog import Catalog
 from gateway.discovery import Directory, StaticDirectory
@@ -45,7 +46,8 @@ class Gateway:
         self._directory = directory_of(settings)
         self._catalog = Catalog(max_batch_size=settings.max_batch_size)
         self._balance = Balance(max_inflight=settings.max_inflight_batches)
-        self._ledger = Ledger()
+        self._tracing = Tracing("gateway")
+        self._ledger = Ledger(self._tracing)
         self._ingress = Ingress(_backlog(settings), self._ledger)
         self._fleet = Fleet(
             self._catalog,
@@ -67,15 +69,17 @@ class Gateway:
             self._catalog,
             self._fleet,
             self._ledger,
+            tracing=self._tracing,
             wake=self._dispatcher.wake,
             default_timeout_s=settings.default_timeout_s,
         )
         self._server = RpcServer(
             settings.host, settings.port, message_bytes=settings.max_message_bytes
         )
-        self._server.add_service(SERVICE, self._servicer)
+        self._server.add_service(SERVICE, self._servicer, control=settings.allow_control)
         self._admin = RpcServer(LOOPBACK, max(settings.admin_port, 0))
         self._admin.add_service(admin.SERVICE, self._admin_servicer())
+        self._admin.add_service(SERVICE, self._servicer, control=True)
         self._changed = asyncio.Event()
         self._fleet.subscribe(self._dispatcher.wake)
         self._fleet.subscribe(self._changed.set)

@@ -16,7 +16,9 @@ from typing import NoReturn
 from chassis.call import Call
 from chassis.errors import HeadraceError, NotFound, Unavailable
 from chassis.oip import checked_version, config_reply, metadata_reply
+from chassis.tracing import Tracing
 from gateway.catalog import Catalog, ServedModel
+from gateway.control import ControlRpcs
 from gateway.fleet import Fleet
 from gateway.ingress.door import Ingress, refusal
 from gateway.ingress.request import Request, timeout_parameter_s
@@ -26,10 +28,17 @@ from gateway.statistics import Ledger
 from protos.inference import grpc_service_pb2 as oip
 
 SERVER_NAME = "headrace-gateway"
-EXTENSIONS = ("statistics", "model_configuration")
+EXTENSIONS = (
+    "statistics",
+    "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "trace",
+    "logging",
+)
 
 
-class InferenceServicer:
+class InferenceServicer(ControlRpcs):
     """Implements inference.GRPCInferenceService; `wake` tells dispatch that a request waits."""
 
     def __init__(
@@ -39,9 +48,11 @@ class InferenceServicer:
         fleet: Fleet,
         ledger: Ledger,
         *,
+        tracing: Tracing,
         wake: Callable[[], None],
         default_timeout_s: float,
     ) -> None:
+        super().__init__(tracing, catalog.model)
         self._ingress = ingress
         self._catalog = catalog
         self._fleet = fleet

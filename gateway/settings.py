@@ -20,8 +20,11 @@ class GatewaySettings(Settings):
     port: int = Field(8001, ge=0, le=65535)
     # Prometheus over HTTP on the same host; 0 picks a free port, -1 is off.
     metrics_port: int = Field(8002, ge=-1, le=65535)
-    # GatewayAdmin, always on loopback: it takes endpoints out; 0 picks a free port, -1 is off.
+    # GatewayAdmin and the inference service with control over it, always on loopback: whoever
+    # reaches it takes endpoints out, loads models; 0 picks a free port, -1 is off.
     admin_port: int = Field(8003, ge=-1, le=65535)
+    # Whether every client of `port` may load and unload models and set traces and logs as well.
+    allow_control: bool = False
 
     # Replicas that are always there, host:port.
     endpoints: CommaSeparated = ()

@@ -12,18 +12,16 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from chassis.clock import wall_time_ms
+from chassis.tracing import Tracing
 from gateway import metrics
+from gateway.traces import Traced, trace_answered, trace_failed
 
 KEPT_VERSIONS = 64
 NANOSECONDS = 1_000_000_000
 
 
-class Ended(Protocol):
+class Ended(Traced, Protocol):
     """What is counted of a request."""
-
-    @property
-    def arrived_at(self) -> float:
-        """When it came, on the clock of `now`."""
 
 
 @dataclass(slots=True)
@@ -70,8 +68,9 @@ class ModelCounters:
 class Ledger:
     """Takes in how requests ended; owned by the event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, tracing: Tracing | None = None) -> None:
         self._models: dict[str, ModelCounters] = {}
+        self._tracing = tracing or Tracing("gateway")
 
     def of(self, model: str) -> ModelCounters:
         """The model's counters; callers pass known models only."""
@@ -115,6 +114,18 @@ class Ledger:
         size.infer_ns += infer_ns
         size.output_ns += split_ns
         metrics.REQUESTS.labels(model, "OK").inc(count)
+        if self._tracing.on:
+            trace_answered(
+                self._tracing,
+                model,
+                version,
+                requests,
+                batch_rows=batch_rows,
+                taken_at=taken_at,
+                infer_s=infer_s,
+                now=now,
+                split_s=split_ns / NANOSECONDS,
+            )
 
     def on_failed(self, model: str, requests: Sequence[Ended], status: str, *, now: float) -> None:
         """Requests ended with `status`, the name of a gRPC code."""
@@ -126,6 +137,8 @@ class Ledger:
         arrived = sum([request.arrived_at for request in requests])
         entry.fail_ns += max(0, int((count * now - arrived) * NANOSECONDS))
         metrics.REQUESTS.labels(model, status).inc(count)
+        if self._tracing.on:
+            trace_failed(self._tracing, model, requests, status, now=now)
 
     def on_rejected(self, model: str, reason: str) -> None:
         """A request was refused at admission; its failure is counted besides."""

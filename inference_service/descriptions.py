@@ -20,7 +20,14 @@ from inference_service.served import ServedModel
 from inference_service.slot import SlotState
 from protos.inference import grpc_service_pb2 as oip
 
-EXTENSIONS = ("model_configuration", "statistics")
+EXTENSIONS = (
+    "model_configuration",
+    "statistics",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "trace",
+    "logging",
+)
 
 # How Triton's clients call what a slot is doing.
 _STATES = {

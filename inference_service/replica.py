@@ -85,7 +85,7 @@ class Replica:
         """
         settings = self.settings
         self._loop = asyncio.get_running_loop()
-        self.server.add_service(INFERENCE_SERVICE, self._servicer)
+        self.server.add_service(INFERENCE_SERVICE, self._servicer, control=settings.allow_control)
         name = settings.name or f"{settings.host}-{settings.port}"
         self.server.add_service(
             STATUS_SERVICE,

@@ -9,24 +9,28 @@ No method waits for a load, nor for a forward pass that it did not ask for.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from chassis.call import Call
 from chassis.oip import checked_version
+from chassis.tracing import Tracing
 from inference_service.admission import Admission
 from inference_service.answers import reply_of
+from inference_service.control import ControlRpcs
 from inference_service.counters import Counters
 from inference_service.descriptions import Descriptions
 from inference_service.executor import Executor
 from inference_service.readiness import Readiness
 from inference_service.served import ServedModel
 from inference_service.stream import InferStream
+from inference_service.traces import trace_work
 from inference_service.version_lookup import VersionLookup
 from inference_service.work import Work
 from protos.inference import grpc_service_pb2 as oip
 
 
-class InferenceServicer(Descriptions):
+class InferenceServicer(Descriptions, ControlRpcs):
     """`inference.GRPCInferenceService`. Owned by the event loop."""
 
     def __init__(
@@ -38,7 +42,8 @@ class InferenceServicer(Descriptions):
         readiness: Readiness,
         lookup: VersionLookup,
     ) -> None:
-        super().__init__(models, {name: Counters(name) for name in models})
+        Descriptions.__init__(self, models, {name: Counters(name) for name in models})
+        ControlRpcs.__init__(self, Tracing("replica"), self._intake.model)
         self._executor = executor
         self._admission = admission
         self._readiness = readiness
@@ -109,7 +114,9 @@ class InferenceServicer(Descriptions):
         remaining_s: float | None,
         on_done: Callable[[Work], None],
     ) -> Work:
+        received_at = time.monotonic() if self._tracing.on else 0.0
         work = self._intake.work_of(request, remaining_s)
+        work.received_at = received_at
         self._admission.enter(work.size_bytes)
         work.on_done = lambda done: self._end(done, on_done)
         self._executor.submit(work)
@@ -117,6 +124,8 @@ class InferenceServicer(Descriptions):
 
     def _end(self, work: Work, on_done: Callable[[Work], None]) -> None:
         self._counters[work.served.name].on_done(work)
+        if self._tracing.on:
+            trace_work(self._tracing, work)
         if work.error is not None and work.error.reason == "VERSION_NOT_LOADED":
             task = asyncio.create_task(self._settle(work, on_done))
             self._lookups.add(task)

@@ -39,6 +39,10 @@ class ReplicaSettings(Settings):
     store: str
     # Models to serve, each `model` or `model@channel`; the channel is `stable` unless named.
     models: CommaSeparated = ("digits",)
+    # Whether every caller of the port may load and unload models and set traces and logs. A replica
+    # has no port of its own for that; gateways that are to do it need it where there are no
+    # identities.
+    allow_control: bool = False
     # "cpu" or "cuda:N".
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     # Threads of one forward pass; 0 leaves torch's own choice (a thread per core).

@@ -37,6 +37,8 @@ class Work:
     version: int = 0
     deadline: float = math.inf
     size_bytes: int = 0
+    # 0 where nothing was traced when it came.
+    received_at: float = 0.0
     queued_at: float = 0.0
     # Called on the event loop once the work has ended.
     on_done: Callable[[Work], None] = _nobody
