@@ -238,7 +238,8 @@ def _tensor(value: Any, spec: TensorSpec, rows: int | None) -> torch.Tensor:
             f"input {spec.name!r}: the example is {DATATYPES.get(tensor.dtype, tensor.dtype)} "
             f"{list(tensor.shape)}; expected {spec.datatype} {list(spec.shape)}",
         )
-    return tensor[:rows].clone()
+    # Without a batch there is nothing to shorten, and a scalar cannot be.
+    return (tensor[:rows] if rows else tensor).clone()
 
 
 def _from_numpy(array: Any, spec: TensorSpec) -> torch.Tensor:

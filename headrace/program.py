@@ -9,6 +9,7 @@ The archive is JSON and raw tensors; it is never unpickled into objects of our o
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,9 @@ TORCH_TYPES: dict[str, torch.dtype] = {
     "BF16": torch.bfloat16,
 }
 DATATYPES: dict[torch.dtype, str] = {dtype: name for name, dtype in TORCH_TYPES.items()}
+
+# torch's reader of programs keeps its state in a global: a second thread's load would be refused.
+_LOADING = threading.Lock()
 
 
 @contextmanager
@@ -99,7 +103,7 @@ def load_program(content: bytes) -> nn.Module:
 
     Raises InvalidArgument (BAD_PROGRAM).
     """
-    with warnings.catch_warnings():
+    with _LOADING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             return torch.export.load(io.BytesIO(content)).module()

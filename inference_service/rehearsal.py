@@ -8,6 +8,7 @@ inputs and compares with its golden outputs.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import EllipsisType
 
 import safetensors.torch
 import torch
@@ -47,12 +48,13 @@ class Rehearsal:
             for spec, output in zip(self._signature.outputs, outputs, strict=True):
                 self._compare(spec.name, output.cpu(), self._golden[f"output.{spec.name}"][rows])
 
-    def _parts(self) -> Iterator[slice]:
+    def _parts(self) -> Iterator[slice | EllipsisType]:
         if self._golden:
             total = self._golden[f"input.{self._signature.inputs[0].name}"].shape[:1]
             most = self._signature.max_batch_size
             if not most:
-                yield slice(None)
+                # The whole of it; a slice of a scalar is refused.
+                yield ...
             else:
                 yield from (slice(at, at + most) for at in range(0, total[0], most))
 

@@ -1,5 +1,7 @@
 """Programs: the architecture without weights, exact after refilling."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
@@ -123,3 +125,10 @@ def test_a_model_makes_samples_of_its_own_shapes():
     assert labels is None
     assert (arrays["x"].shape, str(arrays["x"].dtype)) == ((64, 3), "float16")
     assert (arrays["ids"].shape, str(arrays["ids"].dtype)) == ((64, 8), "int64")
+
+
+def test_programs_load_side_by_side():
+    program = export_program(nn.Linear(8, 3), SIGNATURE, [torch.randn(2, 8)])
+    with ThreadPoolExecutor(8) as threads:
+        loaded = list(threads.map(load_program, [program] * 16))
+    assert all(set(module.state_dict()) == {"weight", "bias"} for module in loaded)

@@ -108,13 +108,21 @@ class Stack:
     directory: Path
     store: str
     models: str
+    # Settings of every replica beyond those that `start` gives.
+    replica_settings: dict[str, object] = field(default_factory=dict)
     replicas: list[Service] = field(default_factory=list)
     gateway: Service | None = None
 
     def start(self, replicas: int = 2, **gateway: object) -> Stack:
         """Starts the replicas, then the gateway over them; none needs to be ready yet."""
         for index in range(replicas):
-            settings = {"port": 0, "store": self.store, "models": self.models, "threads": 1}
+            settings = {
+                "port": 0,
+                "store": self.store,
+                "models": self.models,
+                "threads": 1,
+                **self.replica_settings,
+            }
             log = self.directory / f"replica-{index}.log"
             self.replicas.append(Service("inference_service", settings, log).launch())
         for replica in self.replicas:
