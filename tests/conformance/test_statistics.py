@@ -35,8 +35,11 @@ def test_counters_grow_by_what_was_asked(client):
 
 
 def test_all_models_are_told_at_once(client):
+    for datatype, kind in (("INT8", np.int8), ("FP64", np.float64)):
+        content = tensor("x", np.ones((1, 4), kind), datatype)
+        client.infer(f"identity-{datatype.lower()}", [content])
     names = {found.name for found in client.get_inference_statistics().model_stats}
-    assert {"mix", "flat", "identity-fp32"} <= names
+    assert {"identity-int8", "identity-fp64"} <= names
 
 
 def test_an_unknown_model_has_no_statistics(target):
