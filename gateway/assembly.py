@@ -13,6 +13,7 @@ from chassis.server import RpcServer, serve_until_stopped
 from chassis.telemetry import logger, serve_metrics
 from chassis.tracing import Tracing
 from gateway import admin
+from gateway.caller_stream import StreamBounds
 from gateway.catalog import Catalog
 from gateway.discovery import Directory, StaticDirectory
 from gateway.dispatch.dispatcher import Dispatcher, Spans
@@ -20,6 +21,7 @@ from gateway.fleet import Fleet
 from gateway.ingress.door import Ingress
 from gateway.ingress.request import Request
 from gateway.member import Checks
+from gateway.plane import DataPlane
 from gateway.policy.balance import Balance
 from gateway.policy.batching import Backlog
 from gateway.policy.retry import RetryPolicy
@@ -64,14 +66,21 @@ class Gateway:
             ledger=self._ledger,
             spans=Spans(settings.attempt_timeout_s, settings.unavailable_wait_s),
         )
-        self._servicer = InferenceServicer(
+        self._plane = DataPlane(
             self._ingress,
             self._catalog,
             self._fleet,
             self._ledger,
-            tracing=self._tracing,
             wake=self._dispatcher.wake,
             default_timeout_s=settings.default_timeout_s,
+            stream_bounds=StreamBounds(
+                settings.max_stream_requests,
+                settings.max_stream_bytes,
+                settings.max_stream_responses,
+            ),
+        )
+        self._servicer = InferenceServicer(
+            self._plane, self._catalog, self._fleet, self._ledger, tracing=self._tracing
         )
         self._server = RpcServer(
             settings.host, settings.port, message_bytes=settings.max_message_bytes
@@ -129,6 +138,8 @@ class Gateway:
         try:
             async with asyncio.timeout(max(settings.drain_s - settings.drain_notice_s, 0)):
                 await self._dispatcher.wait_idle()
+                self._plane.end_streams()
+                await self._plane.wait_streams_ended()
         except TimeoutError:
             log.warning("drain ended with requests unanswered", **self._unanswered())
         await asyncio.sleep(REFUSE_S)

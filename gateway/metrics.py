@@ -50,6 +50,11 @@ FAILED_ATTEMPTS = Counter(
     ["model", "fault", "verdict"],
     registry=REGISTRY,
 )
+STREAMS = Gauge(
+    "headrace_gateway_streams",
+    "Streams of callers that are open",
+    registry=REGISTRY,
+)
 INFLIGHT = Gauge(
     "headrace_gateway_inflight_batches",
     "Batches sent and not yet answered",

@@ -1,28 +1,22 @@
 """The inference protocol as the gateway answers it.
 
-ModelInfer reads a request, lets it wait behind the door and returns its answer; everything else is
-told from what the gateway knows of its endpoints, without asking one. RPCs that are missing here
-answer UNIMPLEMENTED.
+ModelInfer and ModelStreamInfer are the data plane's; everything else is told from what the gateway
+knows of its endpoints, without asking one. RPCs that are missing here answer UNIMPLEMENTED.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator
 from importlib.metadata import PackageNotFoundError, version
-from typing import NoReturn
 
 from chassis.call import Call
-from chassis.errors import HeadraceError, NotFound, Unavailable
+from chassis.errors import NotFound
 from chassis.oip import checked_version, config_reply, metadata_reply
 from chassis.tracing import Tracing
 from gateway.catalog import Catalog, ServedModel
 from gateway.control import ControlRpcs
 from gateway.fleet import Fleet
-from gateway.ingress.door import Ingress, refusal
-from gateway.ingress.request import Request, timeout_parameter_s
-from gateway.policy.batching import Reject
+from gateway.plane import DataPlane
 from gateway.reports import statistics_reply
 from gateway.statistics import Ledger
 from protos.inference import grpc_service_pb2 as oip
@@ -39,27 +33,22 @@ EXTENSIONS = (
 
 
 class InferenceServicer(ControlRpcs):
-    """Implements inference.GRPCInferenceService; `wake` tells dispatch that a request waits."""
+    """Implements inference.GRPCInferenceService."""
 
     def __init__(
         self,
-        ingress: Ingress,
+        plane: DataPlane,
         catalog: Catalog,
         fleet: Fleet,
         ledger: Ledger,
         *,
         tracing: Tracing,
-        wake: Callable[[], None],
-        default_timeout_s: float,
     ) -> None:
         super().__init__(tracing, catalog.model)
-        self._ingress = ingress
+        self._plane = plane
         self._catalog = catalog
         self._fleet = fleet
         self._ledger = ledger
-        self._wake = wake
-        self._default_timeout_s = default_timeout_s
-        self._loop = asyncio.get_running_loop()
         self.draining = False
 
     def start_draining(self) -> None:
@@ -74,27 +63,14 @@ class InferenceServicer(ControlRpcs):
     async def ModelInfer(  # noqa: N802
         self, message: oip.ModelInferRequest, call: Call
     ) -> oip.ModelInferResponse:
-        """Raises what `Request` and `Ingress.offer` refuse, and what the batch ended with."""
-        now = time.monotonic()
-        model = self._catalog.get(message.model_name) or self._unknown(message.model_name)
-        answer: asyncio.Future[oip.ModelInferResponse] = self._loop.create_future()
-        try:
-            deadline = self._deadline(message, call, now)
-            request = Request(message, model, now=now, deadline=deadline, answer=answer)
-            verdict = self._ingress.offer(request, now)
-            if isinstance(verdict, Reject):
-                raise refusal(verdict, request)
-        except HeadraceError as error:
-            self._ledger.on_refused(model.name, error.code.name)
-            raise
-        self._wake()
-        try:
-            return await answer
-        except asyncio.CancelledError:
-            # Cancelled, the answer was not there yet: the caller went away.
-            if answer.cancelled():
-                self._ingress.withdraw(request, time.monotonic())
-            raise
+        """As `DataPlane.infer`."""
+        return await self._plane.infer(message, call)
+
+    def ModelStreamInfer(  # noqa: N802
+        self, messages: AsyncIterator[oip.ModelInferRequest], call: Call
+    ) -> AsyncIterator[oip.ModelStreamInferResponse]:
+        """As `DataPlane.stream`."""
+        return self._plane.stream(messages, call)
 
     async def ServerLive(  # noqa: N802
         self, _request: oip.ServerLiveRequest, _call: Call
@@ -148,7 +124,7 @@ class InferenceServicer(ControlRpcs):
         return statistics_reply({name: self._ledger.of(name) for name in names}, pinned)
 
     def _described(self, name: str, version_text: str) -> ServedModel:
-        model = self._catalog.get(name) or self._unknown(name)
+        model = self._plane.model(name)
         pinned = checked_version(version_text)
         held = self._fleet.versions(name)
         if pinned and pinned not in held:
@@ -159,21 +135,6 @@ class InferenceServicer(ControlRpcs):
                 field="version",
             )
         return model
-
-    def _unknown(self, name: str) -> NoReturn:
-        if not self._fleet.heard:
-            raise Unavailable("NO_READY_REPLICA", "no replica has answered the gateway yet")
-        self._catalog.model(name)
-        raise AssertionError("an unknown model was found")
-
-    def _deadline(self, message: oip.ModelInferRequest, call: Call, now: float) -> float:
-        """The earlier of the client's gRPC deadline and `timeout`; the setting if neither is."""
-        remaining_s: float | None = call.time_remaining()
-        if message.parameters:
-            granted_s = timeout_parameter_s(message.parameters)
-            if granted_s is not None:
-                return now + (granted_s if remaining_s is None else min(granted_s, remaining_s))
-        return now + (self._default_timeout_s if remaining_s is None else remaining_s)
 
 
 def _release() -> str:

@@ -42,6 +42,14 @@ class GatewaySettings(Settings):
     max_queue_delay_ms: float = Field(0.0, ge=0)
     # Rows of a batch; 0 is the model's own bound, which this can only lower.
     max_batch_size: int = Field(0, ge=0)
+    # Requests that one caller's stream may have unanswered or their answers unread; then no more
+    # are read from it. Several full batches for each of a few replicas.
+    max_stream_requests: int = Field(1024, ge=1)
+    # Bytes of these requests and answers; then no more requests are read. One beyond passes.
+    max_stream_bytes: int = Field(64 * 1024**2, ge=1)
+    # Responses of decoupled requests that wait on one stream for their caller to read; then they
+    # wait at the replica. More would only be thrown away when the caller leaves.
+    max_stream_responses: int = Field(64, ge=1)
     # Batches in flight to one endpoint: the second covers the way there and back.
     max_inflight_batches: int = Field(2, ge=1)
 

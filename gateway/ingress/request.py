@@ -7,7 +7,6 @@ is the door's affair.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from chassis.errors import InvalidArgument, Unimplemented
@@ -15,6 +14,7 @@ from chassis.infer import checked_inputs, wanted_outputs
 from chassis.names import checked_name
 from chassis.oip import checked_version
 from gateway.catalog import ServedModel
+from gateway.ingress.answer import Answer, Responses
 from gateway.policy.queue import QueueKey
 from protos.inference import grpc_service_pb2 as oip
 
@@ -40,6 +40,7 @@ class Request:
         "model",
         "order",
         "raw",
+        "responses",
         "rows",
         "shapes",
         "size_bytes",
@@ -54,7 +55,8 @@ class Request:
         *,
         now: float,
         deadline: float,
-        answer: asyncio.Future[oip.ModelInferResponse],
+        answer: Answer,
+        responses: Responses | None = None,
     ) -> None:
         """Raises InvalidArgument (see `checked_inputs`; BAD_VERSION, BAD_PARAMETER, BAD_NAME)."""
         inputs = checked_inputs(message, model.signature)
@@ -69,6 +71,8 @@ class Request:
         self.arrived_at = now
         self.deadline = deadline
         self.answer = answer
+        # Where the caller takes more than one response.
+        self.responses = responses
         self.order = 0
         self.key = _key(message, model, inputs.shapes)
 
