@@ -19,8 +19,8 @@ from benchmarks.bare import inputs_of
 from chassis.settings import child_environment
 from headrace.client import Client
 from headrace.model import Model
-from headrace.program import outputs_in_order
 from headrace.publisher import Publisher
+from headrace.values import outputs_in_order
 
 HOST = "127.0.0.1"
 START_WITHIN_S = 60.0

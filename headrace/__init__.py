@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from chassis.errors import InvalidArgument
     from chassis.tensors import Padding, Signature, TensorSpec
     from headrace.client import AsyncClient, Client
     from headrace.model import Model
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncClient",
     "Client",
+    "InvalidArgument",
     "Model",
     "Padding",
     "Prediction",
@@ -32,6 +34,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AsyncClient": "headrace.client",
     "Client": "headrace.client",
+    "InvalidArgument": "chassis.errors",
     "Model": "headrace.model",
     "Padding": "chassis.tensors",
     "Prediction": "headrace.prediction",

@@ -13,15 +13,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from chassis.errors import InvalidArgument
 from chassis.tensors import Signature, TensorSpec
 from headrace.model import Model
-from headrace.probe import probe_inputs, run, tolerances
-from headrace.program import DATATYPES, TORCH_TYPES, load_program, outputs_in_order
+from headrace.probe import decode_probe, run, tolerances
+from headrace.program import DATATYPES, load_program
+from headrace.values import (
+    Value,
+    close,
+    datatype_of_value,
+    fits,
+    outputs_in_order,
+    uses_bytes,
+    value_of_array,
+)
 from headrace.weights import State, Table, table_of
 from model_store.records import Manifest, Program, ProgramKind
 from model_store.store import Store
@@ -35,10 +43,10 @@ Example = torch.Tensor | Sequence[torch.Tensor] | Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """A signature, one golden tensor an input, and a stored program if there is one to reuse."""
+    """A signature, one golden value an input, and a stored program if there is one to reuse."""
 
     signature: Signature
-    golden: tuple[torch.Tensor, ...]
+    golden: tuple[Value, ...]
     program: Program | None = None
 
 
@@ -61,9 +69,11 @@ def from_specs(
     """The specs given; outputs left out are found by running `module` once.
 
     Golden inputs are the example's first rows, else drawn. Raises InvalidArgument (BAD_SPEC,
-    BAD_EXAMPLE, BAD_OUTPUT).
+    BAD_EXAMPLE, BAD_OUTPUT, NEEDS_IMPORT_PATH).
     """
     shape_only = Signature(tuple(inputs), tuple(inputs), max_batch_size)
+    if uses_bytes(shape_only):
+        raise no_import_path()
     if example is None:
         golden = _golden_of(_drawn(shape_only), shape_only.inputs, shape_only)
     else:
@@ -113,7 +123,7 @@ def _check_program(
     content: bytes,
     module: nn.Module,
     state: State,
-    golden: tuple[torch.Tensor, ...],
+    golden: tuple[Value, ...],
     manifest: Manifest,
 ) -> None:
     program = load_program(content)
@@ -123,14 +133,20 @@ def _check_program(
         theirs = outputs_in_order(program(*golden), manifest.signature)
     ours = outputs_in_order(run(module, golden), manifest.signature)
     for spec, one, other in zip(manifest.signature.outputs, ours, theirs, strict=True):
-        close = one.shape == other.shape and torch.allclose(
-            one.cpu().double(), other.double(), rtol=relative, atol=absolute, equal_nan=True
-        )
-        if not close:
+        if not close(one, other, absolute, relative):
             raise _no_signature(
                 f"output {spec.name!r} differs from what the program of version "
                 f"{manifest.version} of {manifest.model!r} computes with the same weights"
             )
+
+
+def no_import_path() -> InvalidArgument:
+    """Why a version that needs Python code on a replica cannot be published."""
+    return InvalidArgument(
+        "NEEDS_IMPORT_PATH",
+        "torch has no BYTES tensors and exports no generator: a model with either runs as Python "
+        "code on a replica; publish it from a headrace.Model defined in an importable module",
+    )
 
 
 def _no_signature(why: str) -> InvalidArgument:
@@ -150,11 +166,11 @@ def _first_difference(stored: Table, ours: Table) -> str:
     return ""
 
 
-def _stored_golden(store: Store, manifest: Manifest) -> tuple[torch.Tensor, ...]:
+def _stored_golden(store: Store, manifest: Manifest) -> tuple[Value, ...]:
     signature = manifest.signature
     if manifest.probe is None:
         return _golden_of(_drawn(signature), signature.inputs, signature)
-    return probe_inputs(store.read_blob(manifest.probe.digest), signature)
+    return decode_probe(store.read_blob(manifest.probe.digest), signature).inputs
 
 
 def _drawn(signature: Signature) -> dict[str, Any]:
@@ -216,40 +232,38 @@ def _spec(name: str, tensor: Any, max_batch_size: int) -> TensorSpec:
 
 def _golden_of(
     arrays: Mapping[str, Any], inputs: Sequence[TensorSpec], signature: Signature
-) -> tuple[torch.Tensor, ...]:
+) -> tuple[Value, ...]:
     rows = min(GOLDEN_ROWS, signature.max_batch_size) if signature.max_batch_size else None
-    golden = tuple(_tensor(arrays.get(spec.name), spec, rows) for spec in inputs)
-    if rows is not None and len({len(tensor) for tensor in golden}) != 1:
+    golden = tuple(_golden_value(arrays.get(spec.name), spec, rows) for spec in inputs)
+    if rows is not None and len({len(value) for value in golden}) != 1:
         raise InvalidArgument("BAD_EXAMPLE", "the inputs' examples differ in their number of rows")
     return golden
 
 
-def _tensor(value: Any, spec: TensorSpec, rows: int | None) -> torch.Tensor:
-    if spec.datatype == "BYTES" or value is None:
-        why = "torch has no BYTES tensors" if spec.datatype == "BYTES" else "there is no example"
-        raise InvalidArgument("BAD_EXAMPLE", f"input {spec.name!r}: {why}")
-    tensor = value.detach().cpu() if isinstance(value, torch.Tensor) else _from_numpy(value, spec)
-    fits = len(tensor.shape) == len(spec.shape) and all(
-        wanted in (-1, size) for wanted, size in zip(spec.shape, tensor.shape, strict=True)
-    )
-    if not fits or tensor.dtype != TORCH_TYPES[spec.datatype] or (rows and not len(tensor)):
+def _golden_value(given: Any, spec: TensorSpec, rows: int | None) -> Value:
+    if given is None:
+        raise InvalidArgument("BAD_EXAMPLE", f"input {spec.name!r}: there is no example")
+    try:
+        value = (
+            given.detach().cpu()
+            if isinstance(given, torch.Tensor)
+            else value_of_array(given, spec.datatype)
+        )
+    except (InvalidArgument, TypeError) as error:
+        raise InvalidArgument("BAD_EXAMPLE", f"input {spec.name!r}: {error}") from error
+    if not fits(value, spec, 0) or (rows and not len(value)):
         raise InvalidArgument(
             "BAD_EXAMPLE",
-            f"input {spec.name!r}: the example is {DATATYPES.get(tensor.dtype, tensor.dtype)} "
-            f"{list(tensor.shape)}; expected {spec.datatype} {list(spec.shape)}",
+            f"input {spec.name!r}: the example is {datatype_of_value(value)} "
+            f"{list(value.shape)}; expected {spec.datatype} {list(spec.shape)}",
         )
     # Without a batch there is nothing to shorten, and a scalar cannot be.
-    return (tensor[:rows] if rows else tensor).clone()
-
-
-def _from_numpy(array: Any, spec: TensorSpec) -> torch.Tensor:
-    tensor = torch.from_numpy(np.array(array))
-    # BF16 travels in numpy as the uint16 with the same bits.
-    return tensor.view(torch.bfloat16) if spec.datatype == "BF16" else tensor
+    first = value[:rows] if rows else value
+    return first.clone() if isinstance(first, torch.Tensor) else first.copy()
 
 
 def _outputs_of(
-    module: nn.Module, golden: tuple[torch.Tensor, ...], max_batch_size: int
+    module: nn.Module, golden: tuple[Value, ...], max_batch_size: int
 ) -> tuple[TensorSpec, ...]:
     result = run(module, golden)
     if isinstance(result, torch.Tensor):

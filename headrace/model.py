@@ -8,7 +8,7 @@ inputs and live traffic come from `samples`.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from chassis.errors import InvalidArgument, Unimplemented
 from chassis.names import checked_name
 from chassis.tensors import NUMPY_TYPES, Padding, Signature, TensorSpec
+from headrace.values import Value
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -63,6 +64,17 @@ class Model:
     def build(self) -> nn.Module:
         """A new module with fresh weights."""
         raise Unimplemented("NO_BUILD", f"{type(self).__name__} does not define build()")
+
+    def generate(self, module: nn.Module, inputs: dict[str, Value]) -> Iterator[dict[str, Value]]:
+        """The responses of a decoupled model to one request, one a step; for `decoupled` only.
+
+        `inputs` holds each input by name, on the module's device: a tensor, or for BYTES a numpy
+        object array of `bytes`. Yield the outputs by name, each response with as many rows as the
+        inputs where the model batches. Runs in inference mode; between two steps other requests
+        are computed, so keep a step short. It is closed (GeneratorExit) when nobody waits for
+        more. An input it cannot handle: raise headrace.InvalidArgument(reason, sentence).
+        """
+        raise Unimplemented("NO_GENERATE", f"{type(self).__name__} does not define generate()")
 
     def dataset(self) -> Dataset[Any]:
         """The training rows; a map-style dataset whose items torch's default collate can join."""

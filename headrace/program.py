@@ -8,6 +8,7 @@ The archive is JSON and raw tensors; it is never unpickled into objects of our o
 
 from __future__ import annotations
 
+import inspect
 import io
 import threading
 import warnings
@@ -75,7 +76,7 @@ def export_program(
         warnings.simplefilter("ignore")
         try:
             program = torch.export.export(
-                module, arguments, dynamic_shapes=_dynamic_shapes(signature)
+                module, arguments, dynamic_shapes=_dynamic_shapes(module, signature)
             )
         except Exception as error:
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
@@ -113,34 +114,15 @@ def load_program(content: bytes) -> nn.Module:
             ) from error
 
 
-def outputs_in_order(result: Any, signature: Signature) -> list[torch.Tensor]:
-    """What forward returned, as tensors in the signature's order.
-
-    Raises InvalidArgument (BAD_OUTPUT) on another count, a missing name or something not a tensor.
-    """
-    if isinstance(result, torch.Tensor):
-        found: list[Any] = [result]
-    elif isinstance(result, dict):
-        found = [result.get(spec.name) for spec in signature.outputs]
-    else:
-        found = list(result)
-    names = [spec.name for spec in signature.outputs]
-    if len(found) != len(names) or not all(isinstance(item, torch.Tensor) for item in found):
-        raise InvalidArgument(
-            "BAD_OUTPUT", f"the module returned {len(found)} outputs; expected tensors {names}"
-        )
-    return found
-
-
 def _two_rows(tensor: torch.Tensor, signature: Signature) -> torch.Tensor:
     if signature.max_batch_size <= 1:
         return tensor
     return torch.cat([tensor, tensor])[:2]
 
 
-def _dynamic_shapes(signature: Signature) -> tuple[dict[int, Any], ...]:
+def _dynamic_shapes(module: nn.Module, signature: Signature) -> tuple[Any, ...]:
     # AUTO lets the exporter find that two inputs' dimensions are the same one.
-    return tuple(
+    shapes = tuple(
         {
             index: torch.export.Dim.AUTO
             for index, size in enumerate(spec.shape)
@@ -148,6 +130,9 @@ def _dynamic_shapes(signature: Signature) -> tuple[dict[int, Any], ...]:
         }
         for spec in signature.inputs
     )
+    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
+    # The exporter takes forward(*inputs) as one argument.
+    return (shapes,) if kinds[:1] == [inspect.Parameter.VAR_POSITIONAL] else shapes
 
 
 def _without_storage(value: torch.Tensor) -> torch.Tensor:

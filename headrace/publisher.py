@@ -30,7 +30,8 @@ from chassis.tensors import Signature, TensorSpec
 from headrace import interface, probe
 from headrace.interface import DEFAULT_MAX_BATCH_SIZE, Example, Interface
 from headrace.model import Model
-from headrace.program import DATATYPES, export_program, outputs_in_order
+from headrace.program import export_program
+from headrace.values import Value, close, datatype_of_value, fits, outputs_in_order, uses_bytes
 from headrace.weights import State, entries, snapshot, unwrapped
 from model_store import Store, open_store
 from model_store.digests import digest
@@ -52,7 +53,7 @@ class _Prepared:
     """What every version of one publisher shares."""
 
     signature: Signature
-    golden: tuple[torch.Tensor, ...]
+    golden: tuple[Value, ...]
     program: Program
     content: bytes
 
@@ -119,14 +120,14 @@ class Publisher:
         no random generator moves; DistributedDataParallel and torch.compile are looked through.
 
         Raises InvalidArgument (NON_FINITE, BAD_STATE, BAD_OUTPUT, NO_SIGNATURE, NOT_EXPORTABLE,
-        BAD_EXAMPLE) before anything is written, FailedPrecondition (STALE_EPOCH) where a newer
-        publisher took the model over, Unavailable where the store stays away.
+        NEEDS_IMPORT_PATH, BAD_EXAMPLE) before anything is written, FailedPrecondition (STALE_EPOCH)
+        where a newer publisher took the model over, Unavailable where the store stays away.
         """
         module = unwrapped(module)
         state = snapshot(module)
         if self._prepared is None:
             self._prepared = self._prepare(module, state)
-        golden, content = _golden(module, self._prepared, state)
+        golden, content = self._golden(module, self._prepared, state)
         tensors, blobs = entries(state)
         manifest = Manifest(
             model=self.name,
@@ -183,18 +184,55 @@ class Publisher:
         return _retried(lambda: interface.from_stored(self.store, self.name, module, state))
 
     def _made_program(self, module: nn.Module, found: Interface) -> tuple[Program, bytes]:
+        path = None if self._model is None else _import_path(self._model)
         kind = ProgramKind.EXPORTED
-        example = [tensor.to(probe.device_of(module)) for tensor in found.golden]
+        if found.signature.decoupled or uses_bytes(found.signature):
+            if path is None:
+                raise interface.no_import_path()
+            content = path.encode()
+            return Program(ProgramKind.IMPORT_PATH, digest(content), len(content)), content
+        example = [
+            value.to(probe.device_of(module))
+            for value in found.golden
+            if isinstance(value, torch.Tensor)
+        ]
         try:
             with probe.undisturbed(module):
                 content = export_program(module, found.signature, example)
         except InvalidArgument as error:
-            path = None if self._model is None else _import_path(self._model)
             if path is None:
                 raise
             log.warning("not exportable: replicas need the class", path=path, why=error.message)
             kind, content = ProgramKind.IMPORT_PATH, path.encode()
         return Program(kind, digest(content), len(content)), content
+
+    def _golden(self, module: nn.Module, prepared: _Prepared, state: State) -> tuple[Probe, bytes]:
+        """The probe of the module as it is. Raises InvalidArgument (BAD_OUTPUT, NON_FINITE)."""
+        signature = prepared.signature
+        answers = self._answers(module, prepared)
+        rows = len(prepared.golden[0]) if signature.max_batch_size else 0
+        for answer in answers:
+            for spec, value in zip(signature.outputs, answer, strict=True):
+                _check_output(spec, value, rows)
+        numbers = [v for answer in answers for v in answer if isinstance(v, torch.Tensor)]
+        tolerances = probe.tolerances([*state.values(), *numbers])
+        repeats = not probe.may_vary(signature) or _alike(
+            answers, self._answers(module, prepared), tolerances
+        )
+        content = probe.encode_probe(signature, prepared.golden, answers if repeats else None)
+        return Probe(digest(content), len(content), *tolerances), content
+
+    def _answers(self, module: nn.Module, prepared: _Prepared) -> list[list[Value]]:
+        """What the module answers to the golden inputs; nothing where it cannot be asked.
+
+        Nothing is a decoupled model's answer that was given by its name alone.
+        """
+        signature = prepared.signature
+        if not signature.decoupled:
+            return [outputs_in_order(probe.run(module, prepared.golden), signature)]
+        if self._model is None:
+            return []
+        return probe.responses(module, self._model.generate, prepared.golden, signature)
 
     def _commit(self, manifest: Manifest, blobs: Mapping[str, memoryview]) -> Publication:
         """Blobs, then manifest, then channel."""
@@ -228,30 +266,24 @@ def _retried(call: Callable[[], _Result]) -> _Result:
     return call()
 
 
-def _golden(module: nn.Module, prepared: _Prepared, state: State) -> tuple[Probe, bytes]:
-    """The probe of the module as it is. Raises InvalidArgument (BAD_OUTPUT, NON_FINITE)."""
-    signature = prepared.signature
-    outputs = outputs_in_order(probe.run(module, prepared.golden), signature)
-    rows = len(prepared.golden[0]) if signature.max_batch_size else None
-    for spec, tensor in zip(signature.outputs, outputs, strict=True):
-        _check_output(spec, tensor, rows)
-    content = probe.encode_probe(signature, prepared.golden, outputs)
-    tolerances = probe.tolerances([*state.values(), *outputs])
-    return Probe(digest(content), len(content), *tolerances), content
-
-
-def _check_output(spec: TensorSpec, tensor: torch.Tensor, rows: int | None) -> None:
-    shape = spec.shape if rows is None else (rows, *spec.shape[1:])
-    fits = len(tensor.shape) == len(shape) and all(
-        wanted in (-1, size) for wanted, size in zip(shape, tensor.shape, strict=True)
-    )
-    datatype = DATATYPES.get(tensor.dtype, str(tensor.dtype))
-    if not fits or datatype != spec.datatype:
+def _check_output(spec: TensorSpec, value: Value, rows: int) -> None:
+    if not fits(value, spec, rows):
+        shape = (rows, *spec.shape[1:]) if rows else spec.shape
         raise InvalidArgument(
             "BAD_OUTPUT",
-            f"output {spec.name!r}: the module returned {datatype} {list(tensor.shape)}; "
-            f"expected {spec.datatype} {list(shape)}",
+            f"output {spec.name!r}: the module returned {datatype_of_value(value)} "
+            f"{list(value.shape)}; expected {spec.datatype} {list(shape)}",
         )
+
+
+def _alike(
+    some: list[list[Value]], others: list[list[Value]], tolerances: tuple[float, float]
+) -> bool:
+    return len(some) == len(others) and all(
+        close(one, other, *tolerances)
+        for answer, again in zip(some, others, strict=True)
+        for one, other in zip(answer, again, strict=True)
+    )
 
 
 def _import_path(model: Model) -> str | None:

@@ -7,7 +7,6 @@ runs the code of a headrace.Model class that is installed here, if settings allo
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from chassis.errors import FailedPrecondition, HeadraceError
 from headrace.model import load_model
@@ -28,36 +27,43 @@ class Architecture:
     def build(self, manifest: Manifest) -> Instance:
         """An instance of the manifest's program; an exported one takes no memory for weights yet.
 
-        Raises FailedPrecondition (UNSUPPORTED_DATATYPE, IMPORT_PATH_REFUSED, BUILD_FAILED),
-        InvalidArgument (BAD_PROGRAM, BAD_IMPORT_PATH), and what the store raises.
+        Raises FailedPrecondition (UNSUPPORTED_DATATYPE, DECOUPLED_PROGRAM, IMPORT_PATH_REFUSED,
+        BUILD_FAILED), InvalidArgument (BAD_PROGRAM, BAD_IMPORT_PATH), and what the store raises.
         """
+        if manifest.program.kind is ProgramKind.EXPORTED:
+            return self._exported(manifest)
+        return self._imported(manifest)
+
+    def _exported(self, manifest: Manifest) -> Instance:
         check_supported(manifest.signature)
-        exported = manifest.program.kind is ProgramKind.EXPORTED
-        content = self._store.read_blob(manifest.program.digest)
-        module = self._exported(content) if exported else self._imported(content)
+        module = load_program(self._store.read_blob(manifest.program.digest))
+        if self._device.type != "cpu" and isinstance(module, torch.fx.GraphModule):
+            move_literals(module, self._device)
         return Instance(
             module,
             program=manifest.program,
             signature=manifest.signature,
             device=self._device,
-            exported=exported,
+            exported=True,
         )
 
-    def _exported(self, content: bytes) -> nn.Module:
-        module = load_program(content)
-        if self._device.type != "cpu" and isinstance(module, torch.fx.GraphModule):
-            move_literals(module, self._device)
-        return module
-
-    def _imported(self, content: bytes) -> nn.Module:
-        path = content.decode(errors="replace")
+    def _imported(self, manifest: Manifest) -> Instance:
+        path = self._store.read_blob(manifest.program.digest).decode(errors="replace")
         if not self._allow_import_path:
             raise FailedPrecondition(
                 "IMPORT_PATH_REFUSED",
                 f"the version needs the class {path}; setting replica.allow_import_path is off",
             )
         try:
-            return load_model(path).build().eval()
+            model = load_model(path)
+            return Instance(
+                model.build().eval(),
+                program=manifest.program,
+                signature=manifest.signature,
+                device=self._device,
+                exported=False,
+                generate=model.generate,
+            )
         except HeadraceError:
             raise
         except Exception as error:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from chassis.tensors import NUMPY_TYPES
+from chassis.tensors import NUMPY_TYPES, decode_raw, encode_raw
+from headrace.values import Value
 
 with warnings.catch_warnings():
     # torch warns once in a process that memory of a `bytes` object is read-only. Nothing here
@@ -40,8 +41,23 @@ def tensor_of(
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def raw_of(tensor: torch.Tensor) -> bytes:
-    """A copy of the tensor's bytes. Waits for the device to finish computing it."""
+def value_of(
+    raw: bytes | bytearray, datatype: str, shape: Sequence[int], device: torch.device
+) -> Value:
+    """The tensor in `raw`; of BYTES, an array of its elements."""
+    if datatype == "BYTES":
+        return decode_raw(bytes(raw), datatype, shape, name=datatype).astype(np.object_, copy=False)
+    return tensor_of(raw, datatype, shape, device)
+
+
+def raw_of(value: Value) -> bytes:
+    """A copy of the value's wire bytes. Waits for the device to finish computing it."""
+    if not isinstance(value, torch.Tensor):
+        return encode_raw(value, "BYTES")
+    return _raw_of_tensor(value)
+
+
+def _raw_of_tensor(tensor: torch.Tensor) -> bytes:
     if tensor.dtype is torch.bfloat16:
         tensor = tensor.view(torch.uint16)
     return tensor.detach().cpu().numpy().tobytes()

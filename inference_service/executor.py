@@ -12,24 +12,15 @@ import asyncio
 import contextlib
 import threading
 import time
-import uuid
 from queue import SimpleQueue
 
 import torch
 
-from chassis.errors import (
-    DeadlineExceeded,
-    FailedPrecondition,
-    HeadraceError,
-    Internal,
-    Unavailable,
-)
-from chassis.telemetry import logger
-from inference_service.buffers import raw_of, tensor_of
+from chassis.errors import DeadlineExceeded, FailedPrecondition, HeadraceError, Unavailable
+from inference_service.buffers import raw_of, value_of
+from inference_service.faults import answer_to
 from inference_service.slot import Slot
 from inference_service.work import Work
-
-log = logger(__name__)
 
 
 class Executor:
@@ -83,10 +74,11 @@ class Executor:
             return
         try:
             self._forward(work, slot, now)
-        except HeadraceError as error:
-            work.error = error
-        except Exception as error:
-            work.error = _opaque(work, slot, error)
+        except BaseException as error:
+            # Also what is no Exception: a model that exits must not take the thread with it.
+            work.error = answer_to(
+                error, model=work.served.name, version=slot.version, rows=work.inputs.rows
+            )
         finally:
             work.served.slots.release(slot)
 
@@ -97,7 +89,7 @@ class Executor:
         device = self._device
         asked = work.inputs
         inputs = [
-            tensor_of(raw, spec.datatype, shape, device)
+            value_of(raw, spec.datatype, shape, device)
             for raw, spec, shape in zip(asked.raw, work.signature.inputs, asked.shapes, strict=True)
         ]
         ready = time.monotonic()
@@ -123,16 +115,3 @@ def _not_loaded(work: Work) -> HeadraceError:
         f"{serving.version if serving is not None else 0} serves",
         field="model_version",
     )
-
-
-def _opaque(work: Work, slot: Slot, error: Exception) -> HeadraceError:
-    error_id = uuid.uuid4().hex[:12]
-    log.error(
-        "batch failed",
-        model=work.served.name,
-        version=slot.version,
-        rows=work.inputs.rows,
-        error_id=error_id,
-        exc_info=error,
-    )
-    return Internal("INTERNAL", f"internal error {error_id}")

@@ -2,77 +2,117 @@
 
 The warm-up pays for first calls (allocation, kernel choice) and shows that the module computes what
 its signature promises at the smallest and the largest batch. The probe runs the publisher's golden
-inputs and compares with its golden outputs.
+inputs and compares with its golden outputs: numbers within the probe's tolerance, BYTES exactly. Of
+a decoupled model a few responses are computed, then the generation is closed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import EllipsisType
+from typing import TypeVar
 
-import safetensors.torch
+import numpy as np
 import torch
 
 from chassis.errors import FailedPrecondition, HeadraceError
 from chassis.tensors import Signature, TensorSpec
+from headrace.probe import Golden, decode_probe, first_responses
 from headrace.program import TORCH_TYPES
-from inference_service.instance import BadOutput, Instance
+from headrace.values import Value, moved
+from inference_service.faults import BadOutput, ModelFailure
+from inference_service.instance import Instance
 from model_store.records import Probe
 
 # The size of a free dimension that is not the batch, where no golden input shows a better one.
 FREE_SIZE = 8
 
-Tensors = dict[str, torch.Tensor]
+_Result = TypeVar("_Result")
 
 
 class Rehearsal:
-    """Rehearses one version; `golden` is the content of its probe blob, None without a probe."""
+    """Rehearses one version; `golden` is the content of its probe blob, None without a probe.
+
+    Raises DataLoss (BAD_PROBE).
+    """
 
     def __init__(self, signature: Signature, probe: Probe | None, golden: bytes | None) -> None:
         self._signature = signature
         self._probe = probe
-        self._golden = _golden_tensors(signature, golden) if golden is not None else {}
+        self._golden = decode_probe(golden, signature) if golden is not None else Golden((), None)
 
     def warm_up(self, instance: Instance) -> None:
         """Runs a few batch sizes. Raises FailedPrecondition (WARM_UP_FAILED, BAD_OUTPUT)."""
         most = self._signature.max_batch_size
         for rows in sorted({1, (most + 1) // 2, most} - {0}) if most else (0,):
-            inputs = [self._input(spec, rows) for spec in self._signature.inputs]
-            _run(instance, inputs, f"a batch of {rows} rows")
+            inputs = [
+                self._input(index, spec, rows) for index, spec in enumerate(self._signature.inputs)
+            ]
+            self._answers(instance, inputs, f"a batch of {rows} rows")
 
     def prove(self, instance: Instance) -> None:
         """Compares golden outputs. Raises FailedPrecondition (PROBE_FAILED, WARM_UP_FAILED)."""
+        answers = self._golden.answers
+        if answers is None:
+            return
         for rows in self._parts():
-            inputs = [self._golden[f"input.{s.name}"][rows] for s in self._signature.inputs]
-            outputs = _run(instance, inputs, "the golden inputs")
-            for spec, output in zip(self._signature.outputs, outputs, strict=True):
-                self._compare(spec.name, output.cpu(), self._golden[f"output.{spec.name}"][rows])
+            inputs = [value[rows] for value in self._golden.inputs]
+            found = self._answers(instance, inputs, "the golden inputs")
+            if len(found) != len(answers):
+                raise FailedPrecondition(
+                    "PROBE_FAILED",
+                    f"the golden inputs give {len(found)} responses; the golden ones are "
+                    f"{len(answers)}",
+                )
+            for answer, wanted in zip(found, answers, strict=True):
+                for spec, one, other in zip(self._signature.outputs, answer, wanted, strict=True):
+                    self._compare(spec.name, moved(one, torch.device("cpu")), other[rows])
 
     def _parts(self) -> Iterator[slice | EllipsisType]:
-        if self._golden:
-            total = self._golden[f"input.{self._signature.inputs[0].name}"].shape[:1]
-            most = self._signature.max_batch_size
-            if not most:
-                # The whole of it; a slice of a scalar is refused.
-                yield ...
-            else:
-                yield from (slice(at, at + most) for at in range(0, total[0], most))
+        most = self._signature.max_batch_size
+        if not most or self._signature.decoupled:
+            # The whole of it; a slice of a scalar is refused.
+            yield ...
+        else:
+            total = len(self._golden.inputs[0])
+            yield from (slice(at, at + most) for at in range(0, total, most))
 
-    def _input(self, spec: TensorSpec, rows: int) -> torch.Tensor:
-        golden = self._golden.get(f"input.{spec.name}")
-        if golden is None:
+    def _answers(self, instance: Instance, inputs: list[Value], what: str) -> list[list[Value]]:
+        """One answer, or the first responses of a decoupled model."""
+        placed = [moved(value, instance.device) for value in inputs]
+
+        def compute() -> list[list[Value]]:
+            if self._signature.decoupled:
+                return list(first_responses(instance.generate(placed)))
+            return [instance.run(placed)]
+
+        return _explained(compute, what)
+
+    def _input(self, index: int, spec: TensorSpec, rows: int) -> Value:
+        if not self._golden.inputs:
             sizes = (FREE_SIZE if size == -1 else size for size in spec.shape)
             shape = (rows, *list(sizes)[1:]) if rows else tuple(sizes)
+            if spec.datatype == "BYTES":
+                return np.full(shape, b"", dtype=np.object_)
             return torch.zeros(shape, dtype=TORCH_TYPES[spec.datatype])
-        return golden[torch.arange(rows) % golden.shape[0]] if rows else golden
+        golden = self._golden.inputs[index]
+        return golden[np.arange(rows) % golden.shape[0]] if rows else golden
 
-    def _compare(self, name: str, output: torch.Tensor, golden: torch.Tensor) -> None:
+    def _compare(self, name: str, output: Value, golden: Value) -> None:
         if output.shape != golden.shape:
             raise FailedPrecondition(
                 "PROBE_FAILED",
                 f"output {name!r} has shape {list(output.shape)}; the golden one "
                 f"{list(golden.shape)}",
             )
+        if isinstance(output, torch.Tensor) and isinstance(golden, torch.Tensor):
+            self._compare_numbers(name, output, golden)
+        elif not np.array_equal(np.asarray(output), np.asarray(golden)):
+            raise FailedPrecondition(
+                "PROBE_FAILED", f"output {name!r} holds other bytes than the golden one"
+            )
+
+    def _compare_numbers(self, name: str, output: torch.Tensor, golden: torch.Tensor) -> None:
         probe = self._probe
         assert probe is not None
         found, wanted = output.double(), golden.double()
@@ -90,32 +130,17 @@ class Rehearsal:
             )
 
 
-def _run(instance: Instance, inputs: list[torch.Tensor], what: str) -> list[torch.Tensor]:
+def _explained(compute: Callable[[], _Result], what: str) -> _Result:
     try:
         with torch.inference_mode():
-            return instance.run([tensor.to(instance.device) for tensor in inputs])
+            return compute()
     except BadOutput as error:
         raise FailedPrecondition("BAD_OUTPUT", str(error)) from error
     except HeadraceError as error:
         raise type(error)(error.reason, f"{what} failed: {error.message}") from error
+    except ModelFailure as error:
+        raise FailedPrecondition("WARM_UP_FAILED", f"{what} failed: {error}") from error.__cause__
     except Exception as error:
         raise FailedPrecondition(
             "WARM_UP_FAILED", f"{what} failed: {type(error).__name__}: {error}"
         ) from error
-
-
-def _golden_tensors(signature: Signature, content: bytes) -> Tensors:
-    try:
-        tensors = safetensors.torch.load(content)
-    except Exception as error:
-        raise FailedPrecondition("BAD_PROBE", f"the probe blob does not load: {error}") from error
-    wanted = {f"input.{spec.name}": spec for spec in signature.inputs} | {
-        f"output.{spec.name}": spec for spec in signature.outputs
-    }
-    for name, spec in wanted.items():
-        tensor = tensors.get(name)
-        if tensor is None or tensor.dtype is not TORCH_TYPES[spec.datatype] or not tensor.numel():
-            raise FailedPrecondition(
-                "BAD_PROBE", f"the probe lacks a tensor {name!r} of {spec.datatype} with elements"
-            )
-    return {name: tensors[name] for name in wanted}

@@ -14,8 +14,9 @@ from chassis.tensors import Signature, TensorSpec
 from headrace.program import DATATYPES, export_program, load_program
 from inference_service.architecture import move_literals
 from inference_service.buffers import raw_of, tensor_of, view_of
+from inference_service.faults import BadOutput
 from inference_service.fill import check_finite
-from inference_service.instance import BadOutput, Instance
+from inference_service.instance import Instance
 from inference_service.rehearsal import Rehearsal
 from model_store.records import Probe, Program, ProgramKind
 
@@ -84,11 +85,13 @@ def test_a_mask_of_infinities_is_no_damage_but_nan_is():
 @pytest.mark.parametrize(
     ("returned", "words"),
     [
-        (lambda x: x.double(), "torch.float64"),
+        (lambda x: x.double(), "is FP64"),
         (lambda x: x[:1], "for 2 rows"),
         (lambda x: x.sum(), "of shape \\[\\]"),
         (lambda x: (x, x), "2 outputs"),
-        (lambda x: "text", "outputs"),
+        (lambda x: "text", "a str as output 'y'; expected a tensor"),
+        (lambda x: None, "a NoneType as output"),
+        (lambda x: x.to_sparse(), "the signature promises"),
     ],
 )
 def test_an_output_other_than_promised_is_not_believed(returned, words):

@@ -66,7 +66,7 @@ async def test_an_error_is_an_answer_and_the_stream_goes_on(moody):
         "input 'x' has shape [1, 2]; expected [-1, 4] (-1 is any positive size)"
     )
     assert refusal(found["shape"]) == ("INVALID_ARGUMENT", "BAD_SHAPE")
-    assert refusal(found["raises"]) == ("INTERNAL", "INTERNAL")
+    assert refusal(found["raises"]) == ("INVALID_ARGUMENT", "MODEL_REFUSED_INPUT")
     assert "secret" not in found["raises"].error_message
     assert refusal(found["version"]) == ("NOT_FOUND", "VERSION_NOT_FOUND")
     assert refusal(found["channel"]) == ("NOT_FOUND", "CHANNEL_NOT_SERVED")

@@ -9,7 +9,8 @@ from torch import nn
 from chassis.errors import InvalidArgument
 from chassis.tensors import Signature, TensorSpec
 from headrace.model import Model, load_model
-from headrace.program import evaluating, export_program, load_program, outputs_in_order, state_of
+from headrace.program import evaluating, export_program, load_program, state_of
+from headrace.values import outputs_in_order
 
 SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 8)),), (TensorSpec("y", "FP32", (-1, 3)),), 16)
 
