@@ -48,12 +48,14 @@ class Gateway:
         self._directory = directory_of(settings)
         self._catalog = Catalog(max_batch_size=settings.max_batch_size)
         self._balance = Balance(max_inflight=settings.max_inflight_batches)
+        self._generations = Balance(max_inflight=settings.max_inflight_generations)
         self._tracing = Tracing("gateway")
         self._ledger = Ledger(self._tracing)
         self._ingress = Ingress(_backlog(settings), self._ledger)
         self._fleet = Fleet(
             self._catalog,
             self._balance,
+            self._generations,
             Checks(settings.health_interval_s, settings.health_timeout_s),
             message_bytes=settings.max_message_bytes,
             models=settings.models,
@@ -62,6 +64,7 @@ class Gateway:
             self._ingress,
             self._fleet,
             balance=self._balance,
+            generations=self._generations,
             retry=RetryPolicy(max_attempts=settings.max_attempts),
             ledger=self._ledger,
             spans=Spans(settings.attempt_timeout_s, settings.unavailable_wait_s),
@@ -73,6 +76,7 @@ class Gateway:
             self._ledger,
             wake=self._dispatcher.wake,
             default_timeout_s=settings.default_timeout_s,
+            generation_timeout_s=settings.generation_timeout_s,
             stream_bounds=StreamBounds(
                 settings.max_stream_requests,
                 settings.max_stream_bytes,

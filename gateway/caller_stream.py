@@ -22,10 +22,8 @@ from typing import Any
 from chassis.errors import HeadraceError
 from chassis.stream_errors import FINAL_PARAMETER, stream_error
 from gateway.ingress.request import OVERHEAD_BYTES, Request
+from gateway.wire import EMPTY_FINAL_PARAMETER
 from protos.inference import grpc_service_pb2 as oip
-
-# A caller that asks for the end of each request as a message of its own.
-EMPTY_FINAL_PARAMETER = "triton_enable_empty_final_response"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,10 @@ from chassis.edge import Stub, error_from_rpc
 from chassis.errors import HeadraceError, Internal, Unavailable, Unimplemented
 from chassis.oip import SERVICE
 from chassis.telemetry import logger
-from gateway.dispatch.delivery import OnOutcome, Outcome, lost
+from gateway.dispatch.delivery import Failure, Listener, OnOutcome, Outcome, lost
+from gateway.generation_call import GenerationCall
 from gateway.ingress.batch import Batch
+from gateway.ingress.generation import Generation
 from gateway.policy.retry import Fault
 from gateway.stream import BatchStream
 from gateway.wire import batch_message, call_failure, read_reply, stream_failure
@@ -39,7 +41,7 @@ class _Sent:
     until: float
     sent_at: float
     done: OnOutcome
-    # Set while the batch travels by a unary call.
+    # Set while the batch travels by a call of its own.
     call: asyncio.Task[None] | None = None
 
 
@@ -81,6 +83,26 @@ class Endpoint:
             self._open_stream().send(batch_message(batch, delivery_id, timeout_s))
         else:
             self._call(delivery_id, sent)
+
+    def generate(
+        self, delivery_id: int, generation: Generation, timeout_s: float, listener: Listener
+    ) -> None:
+        """Sends a decoupled request on a call of its own, which ends when nobody waits for it."""
+        now = time.monotonic()
+        sent = _Sent(generation, now + timeout_s, now, listener.on_outcome)
+        self._inflight[delivery_id] = sent
+        sent.call = self._own(self._generate(delivery_id, generation, timeout_s, listener))
+        generation.call_when_done(lambda: self.withdraw(delivery_id))
+
+    def withdraw(self, delivery_id: int) -> bool:
+        """Ends a decoupled request as lost and cancels its call; False where it is none."""
+        sent = self._inflight.get(delivery_id)
+        if sent is None or sent.call is None or not isinstance(sent.batch, Generation):
+            return False
+        del self._inflight[delivery_id]
+        sent.call.cancel()
+        sent.done(delivery_id, lost())
+        return True
 
     def break_off(self) -> None:
         """Drops the connection's calls: every batch in flight ends as lost, late answers count not.
@@ -182,6 +204,16 @@ class Endpoint:
         else:
             self._observer.on_heard()
             outcome = read_reply(reply, sent.batch, time.monotonic() - sent.sent_at)
+        self._end(delivery_id, outcome)
+
+    async def _generate(
+        self, delivery_id: int, generation: Generation, timeout_s: float, listener: Listener
+    ) -> None:
+        call = GenerationCall(self.stub, delivery_id, generation, listener, self._observer.on_heard)
+        outcome = await call.run(timeout_s)
+        if isinstance(outcome, Failure) and outcome.fault is Fault.BROKEN:
+            # Whether its connection or the replica failed, health checks find out.
+            self._observer.on_unavailable(outcome.error.reason)
         self._end(delivery_id, outcome)
 
     def _end(self, delivery_id: int, outcome: Outcome) -> None:

@@ -16,8 +16,9 @@ from contextlib import suppress
 from chassis.errors import NotFound
 from gateway.catalog import Catalog
 from gateway.discovery import Directory
-from gateway.dispatch.delivery import OnOutcome, lost
+from gateway.dispatch.delivery import Listener, OnOutcome, lost
 from gateway.ingress.batch import Batch
+from gateway.ingress.generation import Generation
 from gateway.member import Checks, Member
 from gateway.policy.balance import Balance
 from gateway.policy.health import State
@@ -30,6 +31,7 @@ class Fleet:
         self,
         catalog: Catalog,
         balance: Balance,
+        generations: Balance,
         checks: Checks,
         *,
         message_bytes: int,
@@ -37,6 +39,7 @@ class Fleet:
     ) -> None:
         self._catalog = catalog
         self._balance = balance
+        self._generations = generations
         self._checks = checks
         self._message_bytes = message_bytes
         self._models = frozenset(models)
@@ -83,10 +86,25 @@ class Fleet:
         else:
             member.endpoint.send(delivery_id, batch, timeout_s, done)
 
+    def generate(
+        self,
+        address: str,
+        delivery_id: int,
+        generation: Generation,
+        timeout_s: float,
+        listener: Listener,
+    ) -> None:
+        """As `Carrier.generate`."""
+        member = self._members.get(address)
+        if member is None:
+            asyncio.get_running_loop().call_soon(listener.on_outcome, delivery_id, lost())
+        else:
+            member.endpoint.generate(delivery_id, generation, timeout_s, listener)
+
     def abandon(self, address: str, delivery_id: int) -> None:
         """As `Carrier.abandon`: an endpoint that sits on a batch is treated as broken."""
         member = self._members.get(address)
-        if member is not None:
+        if member is not None and not member.endpoint.withdraw(delivery_id):
             member.on_broken(f"batch {delivery_id} was not answered in time")
 
     def members(self) -> list[Member]:
@@ -157,7 +175,8 @@ class Fleet:
         if serves == member.serves:
             return False
         member.serves = serves
-        self._balance.on_endpoint(member.address, serves, now=now)
+        for seats in (self._balance, self._generations):
+            seats.on_endpoint(member.address, serves, now=now)
         return True
 
     def _let_go(self, now: float) -> None:
@@ -167,8 +186,10 @@ class Fleet:
             if not member.listed
             and member.health.state is not State.HEALTHY
             and not self._balance.inflight(member.address)
+            and not self._generations.inflight(member.address)
         ]
         for member in gone:
             del self._members[member.address]
             self._balance.on_removed(member.address, now=now)
+            self._generations.on_removed(member.address, now=now)
             member.leave()

@@ -55,6 +55,12 @@ STREAMS = Gauge(
     "Streams of callers that are open",
     registry=REGISTRY,
 )
+RESPONSES = Counter(
+    "headrace_gateway_responses",
+    "Responses given to decoupled requests",
+    ["model"],
+    registry=REGISTRY,
+)
 INFLIGHT = Gauge(
     "headrace_gateway_inflight_batches",
     "Batches sent and not yet answered",

@@ -36,6 +36,7 @@ class DataPlane:
         *,
         wake: Callable[[], None],
         default_timeout_s: float,
+        generation_timeout_s: float,
         stream_bounds: StreamBounds,
     ) -> None:
         self._ingress = ingress
@@ -44,6 +45,7 @@ class DataPlane:
         self._ledger = ledger
         self._wake = wake
         self._default_timeout_s = default_timeout_s
+        self._generation_timeout_s = generation_timeout_s
         self._stream_bounds = stream_bounds
         self._loop = asyncio.get_running_loop()
         self._streams: set[CallerStream] = set()
@@ -114,7 +116,10 @@ class DataPlane:
         try:
             if model.signature.decoupled and responses is None:
                 raise _decoupled(model.name)
-            deadline = self._deadline(message, call, now)
+            default_s = (
+                self._generation_timeout_s if model.signature.decoupled else self._default_timeout_s
+            )
+            deadline = _deadline(message, call, now, default_s)
             request = Request(
                 message, model, now=now, deadline=deadline, answer=answer, responses=responses
             )
@@ -135,14 +140,15 @@ class DataPlane:
             raise Unavailable("NO_READY_REPLICA", "no replica has answered the gateway yet")
         return self._catalog.model(name)
 
-    def _deadline(self, message: oip.ModelInferRequest, call: Call, now: float) -> float:
-        """The earlier of the client's gRPC deadline and `timeout`; the setting if neither is."""
-        remaining_s: float | None = call.time_remaining()
-        if message.parameters:
-            granted_s = timeout_parameter_s(message.parameters)
-            if granted_s is not None:
-                return now + (granted_s if remaining_s is None else min(granted_s, remaining_s))
-        return now + (self._default_timeout_s if remaining_s is None else remaining_s)
+
+def _deadline(message: oip.ModelInferRequest, call: Call, now: float, default_s: float) -> float:
+    """The earlier of the client's gRPC deadline and `timeout`; the default if neither is."""
+    remaining_s: float | None = call.time_remaining()
+    if message.parameters:
+        granted_s = timeout_parameter_s(message.parameters)
+        if granted_s is not None:
+            return now + (granted_s if remaining_s is None else min(granted_s, remaining_s))
+    return now + (default_s if remaining_s is None else remaining_s)
 
 
 def _decoupled(model: str) -> Unimplemented:

@@ -118,23 +118,33 @@ class InferenceServicer(ControlRpcs):
     async def ModelStatistics(  # noqa: N802
         self, request: oip.ModelStatisticsRequest, _call: Call
     ) -> oip.ModelStatisticsResponse:
-        """Raises NotFound (MODEL_NOT_FOUND)."""
+        """All replicas together, since the gateway began.
+
+        Raises NotFound (MODEL_NOT_FOUND, VERSION_NOT_FOUND).
+        """
         pinned = checked_version(request.version)
-        names = [self._catalog.model(request.name).name] if request.name else self._catalog.names()
-        return statistics_reply({name: self._ledger.of(name) for name in names}, pinned)
+        names = [self._plane.model(request.name).name] if request.name else self._catalog.names()
+        loaded = {name: self._fleet.versions(name) for name in names}
+        reply = statistics_reply({name: self._ledger.of(name) for name in names}, loaded, pinned)
+        if request.name and pinned and not reply.model_stats:
+            raise self._not_loaded(request.name, pinned)
+        return reply
 
     def _described(self, name: str, version_text: str) -> ServedModel:
         model = self._plane.model(name)
         pinned = checked_version(version_text)
-        held = self._fleet.versions(name)
-        if pinned and pinned not in held:
-            shown = ", ".join(map(str, held[-20:])) or "none"
-            raise NotFound(
-                "VERSION_NOT_FOUND",
-                f"version {pinned} of model {name!r} is not loaded; loaded versions: {shown}",
-                field="version",
-            )
+        if pinned and pinned not in self._fleet.versions(name):
+            raise self._not_loaded(name, pinned)
         return model
+
+    def _not_loaded(self, name: str, version: int) -> NotFound:
+        held = self._fleet.versions(name)
+        shown = ", ".join(map(str, held[-20:])) or "none"
+        return NotFound(
+            "VERSION_NOT_FOUND",
+            f"version {version} of model {name!r} is not loaded; loaded versions: {shown}",
+            field="version",
+        )
 
 
 def _release() -> str:

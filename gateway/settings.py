@@ -52,10 +52,16 @@ class GatewaySettings(Settings):
     max_stream_responses: int = Field(64, ge=1)
     # Batches in flight to one endpoint: the second covers the way there and back.
     max_inflight_batches: int = Field(2, ge=1)
+    # Decoupled requests (any number of responses) in flight to one endpoint, beside its batches:
+    # they last long, and how many a replica computes at once is its own affair.
+    max_inflight_generations: int = Field(16, ge=1)
 
     # Seconds a request may take if the client names no deadline.
     default_timeout_s: float = Field(30.0, gt=0)
-    # Seconds an attempt may take before the batch goes elsewhere and the endpoint is ejected.
+    # The same for all responses of a decoupled request together: text takes its time.
+    generation_timeout_s: float = Field(300.0, gt=0)
+    # Seconds an attempt may take before the batch goes elsewhere and the endpoint is ejected, or
+    # the next response of a decoupled request may, before that request ends or goes elsewhere.
     # Above the longest batch; a hung replica is found by its health checks long before.
     attempt_timeout_s: float = Field(10.0, gt=0)
     # Attempts of a batch, the first one included.

@@ -1,8 +1,8 @@
 """What ModelStatistics and the admin status report: counters that only grow.
 
-Counted per batch, by the version that answered. A request that failed was answered by none and is
-counted to the newest version seen. Of each model the newest versions are kept; with a publication
-every few seconds the older ones would fill the memory.
+Counted per batch, by the version that answered, whichever replica computed it: a replica that dies
+takes nothing with it. A request that failed was answered by none and is counted to the version that
+answered last.
 """
 
 from __future__ import annotations
@@ -15,41 +15,13 @@ from chassis.clock import wall_time_ms
 from chassis.tracing import Tracing
 from gateway import metrics
 from gateway.traces import Traced, trace_answered, trace_failed
+from gateway.version_counters import BatchSizeCounters, Versions
 
-KEPT_VERSIONS = 64
 NANOSECONDS = 1_000_000_000
 
 
 class Ended(Traced, Protocol):
     """What is counted of a request."""
-
-
-@dataclass(slots=True)
-class BatchSizeCounters:
-    """Executions of one batch size, and their nanoseconds."""
-
-    executions: int = 0
-    input_ns: int = 0
-    infer_ns: int = 0
-    output_ns: int = 0
-
-
-@dataclass(slots=True)
-class VersionCounters:
-    """One version of a model; a batch's nanoseconds count once per request in it."""
-
-    succeeded: int = 0
-    success_ns: int = 0
-    failed: int = 0
-    fail_ns: int = 0
-    queue_ns: int = 0
-    input_ns: int = 0
-    infer_ns: int = 0
-    output_ns: int = 0
-    rows: int = 0
-    executions: int = 0
-    last_inference_time_ms: int = 0
-    by_rows: dict[int, BatchSizeCounters] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -62,7 +34,7 @@ class ModelCounters:
     batches: int = 0
     rows: int = 0
     retries: int = 0
-    versions: dict[str, VersionCounters] = field(default_factory=dict)
+    versions: Versions = field(default_factory=Versions)
 
 
 class Ledger:
@@ -98,7 +70,7 @@ class Ledger:
         infer_ns = int(infer_s * NANOSECONDS)
         counters = self.of(model)
         counters.succeeded += count
-        entry = _entry(counters, version)
+        entry = counters.versions.answering(version)
         entry.succeeded += count
         entry.success_ns += int((count * now - arrived) * NANOSECONDS)
         entry.queue_ns += int((count * taken_at - arrived) * NANOSECONDS)
@@ -127,12 +99,36 @@ class Ledger:
                 split_s=split_ns / NANOSECONDS,
             )
 
+    def on_response(self, model: str, version: str, index: int, span_s: float) -> None:
+        """A decoupled request got the response of that index, so long after the one before."""
+        entry = self.of(model).versions.answering(version)
+        entry.response(index).success.add(1, int(span_s * NANOSECONDS))
+        metrics.RESPONSES.labels(model).inc()
+
+    def on_empty_response(self, model: str, version: str, span_s: float) -> None:
+        """A decoupled request ended without any."""
+        entry = self.of(model).versions.answering(version)
+        entry.response(0).empty.add(1, int(span_s * NANOSECONDS))
+
+    def on_response_missed(
+        self, model: str, version: str, index: int, span_s: float, *, cancelled: bool
+    ) -> None:
+        """The response of that index will not come: it failed, or its caller went away.
+
+        `version` is "" before the first.
+        """
+        versions = self.of(model).versions
+        entry = versions.answering(version) if version else versions.newest()
+        response = entry.response(index)
+        span = response.cancelled if cancelled else response.fail
+        span.add(1, int(span_s * NANOSECONDS))
+
     def on_failed(self, model: str, requests: Sequence[Ended], status: str, *, now: float) -> None:
         """Requests ended with `status`, the name of a gRPC code."""
         count = len(requests)
         counters = self.of(model)
         counters.failed += count
-        entry = _newest(counters)
+        entry = counters.versions.newest()
         entry.failed += count
         arrived = sum([request.arrived_at for request in requests])
         entry.fail_ns += max(0, int((count * now - arrived) * NANOSECONDS))
@@ -149,7 +145,7 @@ class Ledger:
         """A request ended before it waited: its input is wrong, or it was not admitted."""
         counters = self.of(model)
         counters.failed += 1
-        _newest(counters).failed += 1
+        counters.versions.newest().failed += 1
         metrics.REQUESTS.labels(model, status).inc()
 
     def on_sent(self, model: str, rows: int, *, retry: bool) -> None:
@@ -162,17 +158,3 @@ class Ledger:
     def models(self) -> dict[str, ModelCounters]:
         """Counters by model; read only."""
         return self._models
-
-
-def _entry(counters: ModelCounters, version: str) -> VersionCounters:
-    versions = counters.versions
-    entry = versions.get(version)
-    if entry is None:
-        entry = versions[version] = VersionCounters()
-        if len(versions) > KEPT_VERSIONS:
-            del versions[next(iter(versions))]
-    return entry
-
-
-def _newest(counters: ModelCounters) -> VersionCounters:
-    return _entry(counters, next(reversed(counters.versions), ""))

@@ -26,6 +26,8 @@ from gateway.policy.retry import Fault
 from protos.inference import grpc_service_pb2 as oip
 
 MICROSECONDS = 1_000_000
+# Asks for the end of a decoupled request as a response of its own.
+EMPTY_FINAL_PARAMETER = "triton_enable_empty_final_response"
 
 
 def batch_message(batch: Batch, delivery_id: int, timeout_s: float) -> oip.ModelInferRequest:
@@ -49,11 +51,11 @@ def batch_message(batch: Batch, delivery_id: int, timeout_s: float) -> oip.Model
 def stream_failure(reply: oip.ModelStreamInferResponse) -> Failure | None:
     """The failure that an error reply on a stream tells; None if it names no code."""
     error = error_of(reply)
-    return None if error is None else failure_of(error)
+    return None if error is None else call_failure(error)
 
 
 def call_failure(error: HeadraceError) -> Failure:
-    """The failure behind a unary call's status.
+    """The failure behind a status.
 
     A status without a reason of ours keeps the code's name as reason. Another server's INTERNAL or
     UNKNOWN may be due to the input, and callers are not told INTERNAL for that.
@@ -68,6 +70,24 @@ def call_failure(error: HeadraceError) -> Failure:
 
 def read_reply(message: oip.ModelInferResponse, batch: Batch, infer_s: float) -> Outcome:
     """The checked answer to a batch."""
+    return _read(message, batch, batch.rows if batch.key.max_rows else 0, infer_s)
+
+
+def read_response(
+    message: oip.ModelInferResponse, batch: Batch, version: str
+) -> BatchReply | Failure:
+    """One checked response of a decoupled request; its rows are the model's to choose.
+
+    `version` is the one that gave the responses before it, "" for the first.
+    """
+    if version and message.model_version != version:
+        return _malformed()
+    return _read(message, batch, 0, 0.0)
+
+
+def _read(
+    message: oip.ModelInferResponse, batch: Batch, rows: int, infer_s: float
+) -> BatchReply | Failure:
     key = batch.key
     if key.version and message.model_version != str(key.version):
         return Failure(
@@ -78,10 +98,7 @@ def read_reply(message: oip.ModelInferResponse, batch: Batch, infer_s: float) ->
         )
     try:
         by_name = _tensors(message)
-        outputs = [
-            _checked(spec, by_name, batch.rows if key.max_rows else 0)
-            for spec in batch.model.signature.outputs
-        ]
+        outputs = [_checked(spec, by_name, rows) for spec in batch.model.signature.outputs]
     except InvalidArgument:
         return _malformed()
     return BatchReply(message.model_version, outputs, infer_s)

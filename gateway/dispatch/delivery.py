@@ -14,6 +14,7 @@ import grpc
 
 from chassis.errors import HeadraceError, Unavailable
 from gateway.ingress.batch import Batch, BatchReply
+from gateway.ingress.generation import Generation
 from gateway.policy.retry import Fault
 
 
@@ -25,7 +26,14 @@ class Failure:
     fault: Fault
 
 
-Outcome = BatchReply | Failure
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A decoupled request was answered in full, by `version`; its responses came before."""
+
+    version: str
+
+
+Outcome = BatchReply | Ended | Failure
 OnOutcome = Callable[[int, Outcome], None]
 
 _FAULTS = {
@@ -50,6 +58,19 @@ def lost() -> Failure:
     )
 
 
+class Listener(Protocol):
+    """Hears what becomes of a decoupled request, by the id it was sent under."""
+
+    def on_response(self, delivery_id: int, reply: BatchReply) -> None:
+        """A response came, in order."""
+
+    def on_resumed(self, delivery_id: int) -> None:
+        """The caller has room again: the next response is the replica's to give."""
+
+    def on_outcome(self, delivery_id: int, outcome: Outcome) -> None:
+        """It ended."""
+
+
 class Carrier(Protocol):
     """Takes batches to endpoints, by address."""
 
@@ -58,8 +79,24 @@ class Carrier(Protocol):
     ) -> None:
         """Sends a batch; `done` is called once with the id, later, unless it is abandoned."""
 
+    def generate(
+        self,
+        address: str,
+        delivery_id: int,
+        generation: Generation,
+        timeout_s: float,
+        listener: Listener,
+    ) -> None:
+        """Sends a decoupled request; `listener` hears each response and, once, later, the end.
+
+        It ends at once when nobody waits for it any more.
+        """
+
     def abandon(self, address: str, delivery_id: int) -> None:
-        """The attempt took too long: forget it and what else is in flight there, and look away."""
+        """The attempt took too long: it ends as lost.
+
+        A batch takes with it what else is in flight at the endpoint, and looks away from there.
+        """
 
 
 @dataclass(slots=True, eq=False)
@@ -85,6 +122,20 @@ class Delivery:
         self.address = address
         self.sent_at = now
         self.abandon_at = now + timeout_s
+        self.check_at = min(self.abandon_at, self.batch.deadline)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the caller got a part of the answer, which nobody else can go on with."""
+        return isinstance(self.batch, Generation) and self.batch.begun
+
+    def on_progress(self, *, now: float, timeout_s: float) -> None:
+        """A response came, or may come again: the attempt has its time anew.
+
+        None runs while the caller does not read: that is not the replica's fault.
+        """
+        held_up = isinstance(self.batch, Generation) and self.batch.full
+        self.abandon_at = float("inf") if held_up else now + timeout_s
         self.check_at = min(self.abandon_at, self.batch.deadline)
 
     def on_returned(self, failure: Failure, *, now: float) -> None:

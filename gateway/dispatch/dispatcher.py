@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from chassis.errors import Unavailable
 from chassis.telemetry import logger
 from gateway import metrics
-from gateway.dispatch.delivery import Carrier, Delivery, Failure, Outcome
+from gateway.dispatch.delivery import Carrier, Delivery, Ended, Failure, Outcome
+from gateway.ingress.batch import BatchReply
 from gateway.ingress.door import Door
+from gateway.ingress.generation import Generation
 from gateway.policy.balance import Balance
 from gateway.policy.queue import QueueKey
 from gateway.policy.retry import RetryPolicy, Verdict
@@ -45,6 +47,7 @@ class Dispatcher:
         carrier: Carrier,
         *,
         balance: Balance,
+        generations: Balance,
         retry: RetryPolicy,
         ledger: Ledger,
         spans: Spans,
@@ -53,6 +56,8 @@ class Dispatcher:
         self._door = door
         self._carrier = carrier
         self._balance = balance
+        # Seats for decoupled requests, which last long: apart, so that batches keep theirs.
+        self._generations = generations
         self._retry = retry
         self._ledger = ledger
         self._spans = spans
@@ -114,7 +119,7 @@ class Dispatcher:
 
     def _abandon(self, delivery_id: int, delivery: Delivery) -> None:
         log.warning("attempt timed out", endpoint=delivery.address, model=delivery.batch.key.model)
-        # Ends this attempt through `_on_outcome` like any broken one.
+        # Ends this attempt through `on_outcome` like any broken one.
         self._carrier.abandon(delivery.address, delivery_id)
 
     def _end_unserved(self, now: float) -> None:
@@ -160,7 +165,7 @@ class Dispatcher:
         avoid = delivery.refused_by | delivery.failed_on
         if not self._balance.has_candidate(key.model, avoid):
             avoid = delivery.refused_by
-        return self._balance.pick(key.model, key.version, avoid)
+        return self._seats(key).pick(key.model, key.version, avoid)
 
     def _refused_everywhere(self, delivery: Delivery) -> bool:
         model = delivery.batch.key.model
@@ -171,14 +176,14 @@ class Dispatcher:
     def _send_due(self, now: float) -> None:
         """One batch per due queue and round, so that no queue waits behind another's whole."""
         sent = True
-        while sent and self._balance.has_room():
+        while sent and (self._balance.has_room() or self._generations.has_room()):
             sent = False
             for key in self._door.due(now):
                 sent |= self._send_next(key, now)
 
     def _send_next(self, key: QueueKey, now: float) -> bool:
         behind = self._door.worth_following(key)
-        address = self._balance.pick(key.model, key.version, behind=behind)
+        address = self._seats(key).pick(key.model, key.version, behind=behind)
         if address is None:
             return False
         batch = self._door.take(key, key.max_rows, now)
@@ -193,10 +198,13 @@ class Dispatcher:
         delivery_id = next(self._ids)
         delivery.on_sent(address, now=now, timeout_s=self._spans.attempt_s)
         self._flying[delivery_id] = delivery
-        self._balance.on_sent(address)
+        self._seats(batch.key).on_sent(address)
         self._count(delivery, reason)
         timeout_s = max(batch.last_deadline - now, 0.0)
-        self._carrier.send(address, delivery_id, batch, timeout_s, self._on_outcome)
+        if isinstance(batch, Generation):
+            self._carrier.generate(address, delivery_id, batch, timeout_s, self)
+        else:
+            self._carrier.send(address, delivery_id, batch, timeout_s, self.on_outcome)
 
     def _count(self, delivery: Delivery, reason: str) -> None:
         model, rows = delivery.batch.key.model, delivery.batch.rows
@@ -205,13 +213,32 @@ class Dispatcher:
         metrics.BATCH_ROWS.labels(model).observe(rows)
         metrics.INFLIGHT.set(len(self._flying))
 
-    def _on_outcome(self, delivery_id: int, outcome: Outcome) -> None:
+    def _seats(self, key: QueueKey) -> Balance:
+        return self._generations if key.decoupled else self._balance
+
+    def on_response(self, delivery_id: int, reply: BatchReply) -> None:
+        """As `Listener.on_response`."""
+        delivery = self._flying.get(delivery_id)
+        if delivery is not None and isinstance(delivery.batch, Generation):
+            now = self._clock()
+            delivery.batch.respond(reply, now)
+            delivery.on_progress(now=now, timeout_s=self._spans.attempt_s)
+
+    def on_resumed(self, delivery_id: int) -> None:
+        """As `Listener.on_resumed`."""
+        delivery = self._flying.get(delivery_id)
+        if delivery is not None:
+            delivery.on_progress(now=self._clock(), timeout_s=self._spans.attempt_s)
+            self._arm(self._clock())
+
+    def on_outcome(self, delivery_id: int, outcome: Outcome) -> None:
+        """As `Listener.on_outcome`, for batches as well."""
         delivery = self._flying.pop(delivery_id, None)
         if delivery is None:
             # A late answer to an attempt that was given up.
             return
         now = self._clock()
-        self._balance.on_ended(delivery.address)
+        self._seats(delivery.batch.key).on_ended(delivery.address)
         metrics.INFLIGHT.set(len(self._flying))
         if isinstance(outcome, Failure):
             self._on_failure(delivery, outcome, now)
@@ -219,13 +246,19 @@ class Dispatcher:
             return
         # First in line: the endpoint's next batch leaves before the callers of this one wake up.
         self.wake()
-        delivery.batch.complete(outcome, now)
         self._retry.on_success()
+        if isinstance(outcome, Ended):
+            if isinstance(delivery.batch, Generation):
+                delivery.batch.finish(outcome.version, now)
+            return
+        delivery.batch.complete(outcome, now)
         metrics.BATCH_SECONDS.labels(delivery.batch.key.model).observe(outcome.infer_s)
 
     def _on_failure(self, delivery: Delivery, failure: Failure, now: float) -> None:
         batch = delivery.batch
         if batch.done:
+            if isinstance(batch, Generation):
+                batch.leave(now)
             return
         delivery.on_returned(failure, now=now)
         verdict = self._retry.decide(
@@ -235,6 +268,7 @@ class Dispatcher:
             elsewhere=self._balance.has_candidate(
                 batch.key.model, delivery.refused_by | delivery.failed_on
             ),
+            begun=delivery.begun,
         )
         metrics.FAILED_ATTEMPTS.labels(batch.key.model, failure.fault.value, verdict.value).inc()
         if verdict is Verdict.GIVE_UP:

@@ -18,6 +18,7 @@ from chassis.tensors import TensorSpec
 from gateway.ingress.request import Request
 from gateway.policy.queue import QueueKey
 from gateway.statistics import Ledger
+from protos.inference import grpc_service_pb2 as oip
 
 # name, datatype, shape, raw bytes
 Tensor = tuple[str, str, tuple[int, ...], bytes]
@@ -97,15 +98,8 @@ class Batch:
         answered = []
         for index, request in enumerate(self._requests):
             if not request.answered:
-                request.answer.set_result(
-                    infer_reply(
-                        model=self.key.model,
-                        version=reply.version,
-                        request_id=request.id,
-                        outputs=[columns[at][index] for at in request.wanted],
-                        typed=request.typed,
-                    )
-                )
+                parts = [column[index] for column in columns]
+                request.answer.set_result(reply_to(request, reply.version, parts))
                 answered.append(request)
         self._ledger.on_answered(
             self.key.model,
@@ -146,6 +140,17 @@ class Batch:
                 [(spec, (count, *row_shape), part) for count, part in zip(rows, parts, strict=True)]
             )
         return columns
+
+
+def reply_to(request: Request, version: str, outputs: Sequence[Part]) -> oip.ModelInferResponse:
+    """What the caller gets of these outputs, which follow the signature; none is an empty reply."""
+    return infer_reply(
+        model=request.key.model,
+        version=version,
+        request_id=request.id,
+        outputs=[outputs[at] for at in request.wanted] if outputs else (),
+        typed=request.typed,
+    )
 
 
 def expired() -> DeadlineExceeded:

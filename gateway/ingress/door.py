@@ -7,6 +7,7 @@ from typing import Protocol
 from chassis.errors import HeadraceError, ResourceExhausted, Unavailable
 from gateway import metrics
 from gateway.ingress.batch import Batch, expired, fail_all
+from gateway.ingress.generation import Generation
 from gateway.ingress.request import Request
 from gateway.policy.batching import Admit, Backlog, Fit, Reject, Snapshot
 from gateway.policy.queue import QueueKey
@@ -92,6 +93,9 @@ class Ingress:
             # A caller that went away in this turn of the loop has not withdrawn its request yet.
             waiting = [request for request in taken if not request.answered]
         metrics.QUEUE_SECONDS.observe(now - min(request.arrived_at for request in waiting))
+        responses = waiting[0].responses
+        if key.decoupled and responses is not None:
+            return Generation(waiting[0], responses, self._ledger, now=now)
         return Batch(waiting, self._ledger, now=now)
 
     def waiting(self) -> list[QueueKey]:

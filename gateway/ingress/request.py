@@ -90,8 +90,9 @@ def _key(
         checked_version(message.model_version) if message.model_version else 0,
         carried_parameters(message.parameters) if message.parameters else (),
         () if model.fixed_rows else tuple(shape[1:] for shape in shapes),
-        model.signature.max_batch_size,
+        0 if model.signature.decoupled else model.signature.max_batch_size,
         model.id,
+        model.signature.decoupled,
     )
 
 

@@ -22,6 +22,8 @@ class QueueKey(NamedTuple):
     max_rows: int
     # Tells apart requests that were checked against different signatures of one model.
     signature_id: int = 0
+    # Each request is a batch of its own and answered by any number of responses.
+    decoupled: bool = False
 
 
 class Queued(Protocol):

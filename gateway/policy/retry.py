@@ -62,12 +62,19 @@ class RetryPolicy:
         """A batch was answered."""
         self._tokens = min(MAX_TOKENS, self._tokens + EARNED_PER_SUCCESS)
 
-    def decide(self, fault: Fault, *, attempts: int, requests: int, elsewhere: bool) -> Verdict:
+    def decide(
+        self, fault: Fault, *, attempts: int, requests: int, elsewhere: bool, begun: bool = False
+    ) -> Verdict:
         """For a batch of `requests` requests after `attempts` attempts.
 
-        `elsewhere`: an endpoint could take it that has not refused it.
+        `elsewhere`: an endpoint could take it that has not refused it. `begun`: its caller got a
+        part of the answer, so that no other attempt can give the rest.
         """
-        wanted = self._wanted(fault, requests, elsewhere)
+        wanted = Verdict.GIVE_UP if begun else self._wanted(fault, requests, elsewhere)
+        if wanted is Verdict.ISOLATE and fault is Fault.INPUT:
+            # Free of charge: each request goes once more at most, and what is wrong with one of
+            # them must not be told the others, however many callers send wrong ones.
+            return wanted
         if wanted is Verdict.GIVE_UP or attempts >= self._max_attempts:
             return Verdict.GIVE_UP
         if self._tokens < 1:

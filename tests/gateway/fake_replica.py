@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from collections import Counter
@@ -56,6 +57,13 @@ def signatures(max_batch: int, width: int) -> dict[str, Signature]:
             (spec("t", "BYTES", (-1, 1)),), (spec("upper", "BYTES", (-1, 1)),), max_batch
         ),
         "whole": Signature((spec("x", "FP32", (3,)),), (spec("y", "FP32", (3,)),), 0),
+        # Answers n with 0, 1 .. n-1; a negative n with as many and then an error.
+        "count": Signature(
+            (spec("n", "INT32", (-1, 1)),),
+            (spec("token", "INT32", (-1, 1)), spec("pad", "UINT8", (-1, -1))),
+            max_batch,
+            decoupled=True,
+        ),
     }
 
 
@@ -81,6 +89,9 @@ class Replica:
         self.device = asyncio.Lock()
         self.batches: dict[str, Counter[int]] = {name: Counter() for name in every}
         self.failures_left = options.fail_times
+        # Of the decoupled model: under way, and responses made.
+        self.generating = 0
+        self.tokens = 0
 
     async def ServerLive(self, _request, _context):
         return oip.ServerLiveResponse(live=True)
@@ -109,6 +120,8 @@ class Replica:
         reply = oip.ModelStatisticsResponse()
         for name, sizes in self.batches.items():
             stats = reply.model_stats.add(name=name, version=str(self.options.version))
+            if name == "count":
+                stats.execution_count, stats.inference_count = self.generating, self.tokens
             for rows, count in sizes.items():
                 entry = stats.batch_stats.add(batch_size=rows)
                 entry.compute_infer.count = count
@@ -122,7 +135,8 @@ class Replica:
     ) -> AsyncIterator[oip.ModelStreamInferResponse]:
         if self.options.no_stream:
             raise Unimplemented("NOT_IMPLEMENTED", "no streams here")
-        answers: asyncio.Queue[object] = asyncio.Queue()
+        # Bounded: who makes many responses waits until they are read.
+        answers: asyncio.Queue[object] = asyncio.Queue(maxsize=4)
         # No TaskGroup: a generator may be closed at its yield, from another task.
         reader = asyncio.create_task(self._read(requests, answers))
         try:
@@ -139,6 +153,9 @@ class Replica:
 
     async def _answer(self, request, answers) -> None:
         try:
+            if request.model_name in self.models and self.models[request.model_name].decoupled:
+                await self._generate(request, answers)
+                return
             reply = oip.ModelStreamInferResponse(infer_response=await self._infer(request))
         except HeadraceError as error:
             reply = oip.ModelStreamInferResponse(error_message=error.message)
@@ -149,6 +166,50 @@ class Replica:
                 parameters["headrace_code"].string_param = error.code.name
                 parameters["headrace_reason"].string_param = error.reason
         await answers.put(reply)
+
+    async def _generate(self, request, answers) -> None:
+        self.generating += 1
+        try:
+            inputs = checked_inputs(request, self._model("count"))
+            self._fail_on_request()
+            (count,) = np.frombuffer(inputs.raw[0], np.int32)
+            for token in range(abs(count)):
+                if token == self.options.exit_after:
+                    os._exit(9)
+                await asyncio.sleep(self.options.token_s if token != self.options.stall_at else 99)
+                self.tokens += 1
+                await answers.put(self._token(request, token))
+            if count < 0:
+                raise InvalidArgument("BAD_COUNT", "n is negative")
+            final = request.parameters["triton_enable_empty_final_response"].bool_param
+            assert final, "the gateway always asks for an empty last response"
+            if not self.options.no_marks:
+                reply = oip.ModelInferResponse(model_name="count", id=request.id)
+                reply.model_version = str(self.options.version)
+                reply.parameters["triton_final_response"].bool_param = True
+                await answers.put(oip.ModelStreamInferResponse(infer_response=reply))
+        finally:
+            self.generating -= 1
+
+    def _token(self, request, token: int) -> object:
+        one, pad = self.models["count"].outputs
+        reply = infer_reply(
+            model="count",
+            version=str(self.options.version),
+            request_id=request.id,
+            outputs=[
+                (one, (1, 1), np.int32(token).tobytes()),
+                (pad, (1, self.options.pad), bytes(self.options.pad)),
+            ],
+        )
+        if not self.options.no_marks:
+            reply.parameters["triton_final_response"].bool_param = False
+        return oip.ModelStreamInferResponse(infer_response=reply)
+
+    def _fail_on_request(self) -> None:
+        if self.failures_left and self.options.fail:
+            self.failures_left -= 1
+            raise ERRORS[self.options.fail]("ON_REQUEST", "failed on request")
 
     async def _infer(self, request):
         signature = self._model(request.model_name)
@@ -161,9 +222,7 @@ class Replica:
             channel = request.parameters["channel"].string_param
             if channel not in CHANNELS:
                 raise NotFound("CHANNEL_NOT_FOUND", f"channel {channel!r} is unknown")
-        if self.failures_left and self.options.fail:
-            self.failures_left -= 1
-            raise ERRORS[self.options.fail]("ON_REQUEST", "failed on request")
+        self._fail_on_request()
         arrays = [
             decode_raw(raw, spec.datatype, shape, name=spec.name)
             for raw, spec, shape in zip(inputs.raw, signature.inputs, inputs.shapes, strict=True)
@@ -223,7 +282,18 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--fail-times", type=int, default=0)
     parser.add_argument("--poison", default="INVALID_ARGUMENT")
     parser.add_argument("--message-bytes", type=int, default=64 * 1024 * 1024)
-    for flag in ("--no-stream", "--no-index", "--no-codes", "--no-error-id", "--unready"):
+    parser.add_argument("--token-s", type=float, default=0.0)
+    parser.add_argument("--pad", type=int, default=1, help="bytes beside each token")
+    parser.add_argument("--stall-at", type=int, default=-1, help="token that never comes")
+    parser.add_argument("--exit-after", type=int, default=-1, help="tokens before it dies")
+    for flag in (
+        "--no-marks",
+        "--no-stream",
+        "--no-index",
+        "--no-codes",
+        "--no-error-id",
+        "--unready",
+    ):
         parser.add_argument(flag, action="store_true")
     return parser.parse_args(argv)
 

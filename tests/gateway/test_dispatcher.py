@@ -76,6 +76,7 @@ class House:
             self.ingress,
             self.carrier,
             balance=self.balance,
+            generations=Balance(max_inflight=1),
             retry=RetryPolicy(max_attempts=3),
             ledger=self.ledger,
             spans=Spans(attempt_s=5.0, unavailable_s=2.0),

@@ -99,7 +99,12 @@ BAD = [
     (_past, "INVALID_ARGUMENT", "BAD_PARAMETER", "0 or more"),
     (_channel, "INVALID_ARGUMENT", "BAD_NAME", "channel"),
     (_set("model_version", "01"), "INVALID_ARGUMENT", "BAD_VERSION", "positive decimal"),
-    (_set("model_name", "nope"), "NOT_FOUND", "MODEL_NOT_FOUND", "known models: pair, seq, sum"),
+    (
+        _set("model_name", "nope"),
+        "NOT_FOUND",
+        "MODEL_NOT_FOUND",
+        "known models: count, pair, seq",
+    ),
 ]
 
 
@@ -169,6 +174,18 @@ async def test_neighbours_of_a_poisoned_row_are_answered(replica, gateway, conne
     assert list(errors) == [9]
     assert code_of(errors[9]) == "INVALID_ARGUMENT"
     assert "cannot be computed" in errors[9].message()
+
+
+async def test_poison_without_end_never_fails_a_neighbour(replica, gateway, connect):
+    """More poisoned batches than the retry budget has tokens."""
+    client = connect(gateway(replica("--alpha-s", "0.002"), max_batch_size=4))
+    for _ in range(8):
+        values = [666.0 if number % 3 == 0 else float(number) for number in range(60)]
+        calls = [ask(client, rows(1, value)) for value in values]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        failed = [at for at, result in enumerate(results) if isinstance(result, Exception)]
+        assert failed == list(range(0, 60, 3))
+        assert {code_of(results[at]) for at in failed} == {"INVALID_ARGUMENT"}
 
 
 async def test_a_foreign_servers_poison_never_becomes_internal(replica, gateway, connect):

@@ -15,7 +15,7 @@ from gateway.dispatch.delivery import Failure
 from gateway.ingress.batch import Batch, BatchReply
 from gateway.ingress.request import Request
 from gateway.policy.retry import Fault
-from gateway.statistics import KEPT_VERSIONS, Ledger
+from gateway.statistics import Ledger
 from gateway.wire import batch_message, call_failure, read_reply, stream_failure
 from protos.inference import grpc_service_pb2 as oip
 
@@ -125,21 +125,3 @@ def test_the_catalog_caps_batches_and_names_what_is_known():
     catalog.settle({"a": {"w": unbatched}})
     assert catalog.model("w").signature.max_batch_size == 0
     assert catalog.names() == ["m", "w"], "known once, known for good"
-
-
-def test_a_ledger_keeps_the_newest_versions():
-    ledger = Ledger()
-    for version in range(1, KEPT_VERSIONS + 11):
-        ledger.on_answered(
-            "m",
-            str(version),
-            [],
-            batch_rows=2,
-            taken_at=0.0,
-            now=0.0,
-            join_ns=0,
-            infer_s=0.0,
-            split_ns=0,
-        )
-    versions = list(ledger.of("m").versions)
-    assert versions == [str(number) for number in range(11, KEPT_VERSIONS + 11)]

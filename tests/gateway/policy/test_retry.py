@@ -64,3 +64,18 @@ def test_most_endpoints_decide_and_the_current_description_wins_a_tie():
     assert agreed("a", ["b"]) == "b"
     assert agreed("a", []) == "a"
     assert agreed(None, []) is None
+
+
+def test_wrong_input_is_isolated_whatever_the_budget_and_the_attempts():
+    policy = RetryPolicy(max_attempts=3)
+    for _ in range(1000):
+        verdict = policy.decide(Fault.INPUT, attempts=3, requests=2, elsewhere=False)
+        assert verdict is Verdict.ISOLATE, "or neighbours would be told of another's input"
+    assert policy.snapshot().tokens == MAX_TOKENS
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+def test_an_answer_that_has_begun_is_not_begun_again(fault):
+    policy = RetryPolicy(max_attempts=3)
+    verdict = policy.decide(fault, attempts=1, requests=1, elsewhere=True, begun=True)
+    assert verdict is Verdict.GIVE_UP
