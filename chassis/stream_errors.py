@@ -15,6 +15,8 @@ CODE_PARAMETER = "headrace_code"
 REASON_PARAMETER = "headrace_reason"
 FIELD_PARAMETER = "headrace_field"
 FINAL_PARAMETER = "triton_final_response"
+# A request's wish that the end of its responses be a response of its own.
+EMPTY_FINAL_PARAMETER = "triton_enable_empty_final_response"
 
 
 def stream_error(error: HeadraceError, model: str, request_id: str) -> oip.ModelStreamInferResponse:

@@ -1,26 +1,49 @@
-"""The way out: finished `Work` as a reply, or as an error inside a stream."""
+"""The way out: finished `Work` as a reply, or as responses and errors inside a stream."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from chassis.infer import infer_reply
-from chassis.stream_errors import stream_error
-from inference_service.work import Work
+from chassis.stream_errors import FINAL_PARAMETER, stream_error
+from inference_service.work import Output, Response, Work
 from protos.inference import grpc_service_pb2 as oip
 
 
 def reply_of(work: Work) -> oip.ModelInferResponse:
     """The reply of work that succeeded; it names the version that computed it."""
-    return infer_reply(
-        model=work.served.name,
-        version=work.version_text,
-        request_id=work.request_id,
-        outputs=work.outputs,
-        typed=work.inputs.typed,
-    )
+    return _reply(work, work.outputs)
 
 
 def stream_reply_of(work: Work) -> oip.ModelStreamInferResponse:
     """The message that answers `work` on a stream."""
     if work.error is not None:
         return stream_error(work.error, work.served.name, work.request_id)
-    return oip.ModelStreamInferResponse(infer_response=reply_of(work))
+    return _on_stream(_reply(work, work.outputs), final=True)
+
+
+def response_of(work: Work, response: Response, *, final: bool) -> oip.ModelStreamInferResponse:
+    """The message of one response of a decoupled model."""
+    return _on_stream(_reply(work, response.outputs), final=final)
+
+
+def end_of(work: Work) -> oip.ModelStreamInferResponse:
+    """The message that ends a decoupled model's responses: an error, or nothing more to say."""
+    if work.error is not None:
+        return stream_error(work.error, work.served.name, work.request_id)
+    return _on_stream(_reply(work, ()), final=True)
+
+
+def _reply(work: Work, outputs: Sequence[Output]) -> oip.ModelInferResponse:
+    return infer_reply(
+        model=work.served.name,
+        version=work.version_text,
+        request_id=work.request_id,
+        outputs=outputs,
+        typed=work.inputs.typed,
+    )
+
+
+def _on_stream(reply: oip.ModelInferResponse, *, final: bool) -> oip.ModelStreamInferResponse:
+    reply.parameters[FINAL_PARAMETER].bool_param = final
+    return oip.ModelStreamInferResponse(infer_response=reply)

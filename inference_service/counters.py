@@ -13,9 +13,12 @@ from typing import Any
 
 from chassis.clock import wall_time_ms
 from inference_service import metrics
-from inference_service.work import Work
+from inference_service.work import Response, Work
 
 MOST_VERSIONS = 16
+# Responses of a decoupled model are counted by their place in the answer; those from this place on
+# together.
+MOST_RESPONSES = 64
 
 
 @dataclass(slots=True)
@@ -47,6 +50,18 @@ class SizeCounters:
 
 
 @dataclass(slots=True)
+class ResponseCounters:
+    """Responses of a decoupled model at one place in the answer."""
+
+    compute_infer: Span = field(default_factory=Span)
+    compute_output: Span = field(default_factory=Span)
+    success: Span = field(default_factory=Span)
+    fail: Span = field(default_factory=Span)
+    empty: Span = field(default_factory=Span)
+    cancel: Span = field(default_factory=Span)
+
+
+@dataclass(slots=True)
 class VersionCounters:
     """One version of one model."""
 
@@ -57,6 +72,9 @@ class VersionCounters:
     queue: Span = field(default_factory=Span)
     compute: SizeCounters = field(default_factory=SizeCounters)
     sizes: dict[int, SizeCounters] = field(default_factory=lambda: defaultdict(SizeCounters))
+    responses: dict[int, ResponseCounters] = field(
+        default_factory=lambda: defaultdict(ResponseCounters)
+    )
 
 
 class Counters:
@@ -68,6 +86,7 @@ class Counters:
         self._batches: dict[str, Any] = {}
         self._rows = metrics.BATCH_ROWS.labels(model)
         self._seconds = metrics.BATCH_SECONDS.labels(model)
+        self._responses = metrics.RESPONSES.labels(model)
 
     def on_done(self, work: Work) -> None:
         """Counts one work that the executor ended."""
@@ -80,17 +99,31 @@ class Counters:
             return
         counters = self._version(work.version_text)
         total_s = work.queue_s + work.input_s + work.infer_s + work.output_s
+        if work.signature.decoupled:
+            _count_end(counters, work)
         if work.error is not None:
             counters.fail.add(total_s)
             return
         self._rows.observe(work.inputs.rows)
-        self._seconds.observe(work.infer_s)
+        if not work.signature.decoupled:
+            self._seconds.observe(work.infer_s)
         counters.last_inference_ms = wall_time_ms()
         counters.rows += work.inputs.rows
         counters.success.add(total_s)
         counters.queue.add(work.queue_s)
         counters.compute.add(work)
         counters.sizes[work.inputs.rows].add(work)
+
+    def on_response(self, work: Work, response: Response) -> None:
+        """Counts one response of a generation under way."""
+        self._responses.inc()
+        self._seconds.observe(response.infer_s)
+        counters = self._version(work.version_text)
+        place = counters.responses[min(response.index, MOST_RESPONSES)]
+        place.compute_infer.add(response.infer_s)
+        place.compute_output.add(response.output_s)
+        place.success.add(response.infer_s + response.output_s)
+        work.responses_made = response.index + 1
 
     def versions(self) -> Iterator[tuple[str, VersionCounters]]:
         """The versions kept, oldest use first."""
@@ -103,3 +136,15 @@ class Counters:
             while len(self._versions) > MOST_VERSIONS:
                 self._versions.popitem(last=False)
         return counters
+
+
+def _count_end(counters: VersionCounters, work: Work) -> None:
+    """What came where the next response would have: an error, a caller gone, or nothing."""
+    place = counters.responses[min(work.responses_made, MOST_RESPONSES)]
+    if work.error is None:
+        if work.empty_final or not work.responses_made:
+            place.empty.add(0.0)
+    elif work.abandoned:
+        place.cancel.add(0.0)
+    else:
+        place.fail.add(0.0)

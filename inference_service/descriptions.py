@@ -14,7 +14,13 @@ from chassis.errors import NotFound, Unavailable
 from chassis.oip import checked_version, config_reply, metadata_reply
 from chassis.tensors import Signature
 from headrace import __version__
-from inference_service.counters import Counters, SizeCounters, Span, VersionCounters
+from inference_service.counters import (
+    Counters,
+    ResponseCounters,
+    SizeCounters,
+    Span,
+    VersionCounters,
+)
 from inference_service.intake import Intake
 from inference_service.served import ServedModel
 from inference_service.slot import SlotState
@@ -134,6 +140,17 @@ def _add_statistics(
     for size, compute in sorted(counters.sizes.items()):
         batch = entry.batch_stats.add(batch_size=size)
         _set_compute(batch, compute)
+    for index, response in sorted(counters.responses.items()):
+        _set_response(entry.response_stats[str(index)], response)
+
+
+def _set_response(target: oip.InferResponseStatistics, response: ResponseCounters) -> None:
+    _set_span(target.compute_infer, response.compute_infer)
+    _set_span(target.compute_output, response.compute_output)
+    _set_span(target.success, response.success)
+    _set_span(target.fail, response.fail)
+    _set_span(target.empty_response, response.empty)
+    _set_span(target.cancel, response.cancel)
 
 
 def _set_compute(

@@ -1,8 +1,10 @@
-"""One thread that runs forward passes on one device, a batch at a time, in order of arrival.
+"""One thread that runs forward passes on one device: a batch, then a step of a generation, in turn.
 
 Decides on which slot a batch runs (pinned at the last moment, so that it gets the newest version),
-and that work nobody waits for any more is skipped. The event loop hands work over through a queue
-and gets it back through `call_soon_threadsafe`; a forward pass never runs on the loop.
+and that work nobody waits for any more is skipped. Batches go in order of arrival; between two of
+them at most one generation (`generation`) makes one step, so that a long answer holds up a batch by
+no more. The event loop hands work over through a queue and gets it back through
+`call_soon_threadsafe`; a forward pass never runs on the loop.
 How much may wait is bounded by `Admission`.
 """
 
@@ -12,23 +14,51 @@ import asyncio
 import contextlib
 import threading
 import time
-from queue import SimpleQueue
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any
 
 import torch
 
 from chassis.errors import DeadlineExceeded, FailedPrecondition, HeadraceError, Unavailable
+from headrace.values import Value
 from inference_service.buffers import raw_of, value_of
 from inference_service.faults import answer_to
+from inference_service.generation import Generation, Generations
+from inference_service.instance import Instance
 from inference_service.slot import Slot
 from inference_service.work import Work
 
+DEFAULT_GENERATION_S = 60.0
+DEFAULT_MOST_AHEAD = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Wake:
+    """A response of `work` was taken, or its caller is gone."""
+
+    work: Work
+
 
 class Executor:
-    """The device's thread."""
+    """The device's thread.
 
-    def __init__(self, device: torch.device) -> None:
+    A generation ends after `max_generation_s` and rests while `most_ahead` of its responses are
+    not taken.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        max_generation_s: float = DEFAULT_GENERATION_S,
+        most_ahead: int = DEFAULT_MOST_AHEAD,
+    ) -> None:
         self._device = device
-        self._queue: SimpleQueue[Work | None] = SimpleQueue()
+        self._max_generation_s = max_generation_s
+        self._generations = Generations(most_ahead=most_ahead)
+        self._queue: SimpleQueue[Work | _Wake | None] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name=f"execute-{device}", daemon=True)
 
@@ -38,73 +68,150 @@ class Executor:
         self._thread.start()
 
     def submit(self, work: Work) -> None:
-        """Queues work; `work.on_done` is called on the loop when it has ended."""
+        """Queues work; `work.on_done` is called on the loop when it has ended.
+
+        Before that, a decoupled model's responses go to `work.on_response` one by one.
+        """
         work.queued_at = time.monotonic()
         self._queue.put(work)
 
+    def wake(self, work: Work) -> None:
+        """Tells that a response of `work` was taken or that it was abandoned."""
+        self._queue.put(_Wake(work))
+
     def stop(self, timeout_s: float) -> None:
-        """Ends the thread after the work queued so far; blocks for at most `timeout_s`."""
+        """Ends the thread after the work queued so far; blocks for at most `timeout_s`.
+
+        Generations under way end in an error.
+        """
         self._queue.put(None)
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        loop = self._loop
-        assert loop is not None
-        with torch.inference_mode():
-            while (work := self._queue.get()) is not None:
-                self._execute(work)
-                # The loop is closed only when the process ends before its queue has.
-                with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(work.on_done, work)
+        while True:
+            try:
+                item = self._queue.get(timeout=self._generations.wait_s(time.monotonic()))
+            except Empty:
+                pass
+            else:
+                if item is None:
+                    break
+                self._take(item)
+            self._step()
+        for generation in self._generations.take_all():
+            self._end(generation, Unavailable("STOPPING", "the server is stopping"))
 
-    def _execute(self, work: Work) -> None:
+    def _take(self, item: Work | _Wake) -> None:
+        if isinstance(item, _Wake):
+            self._generations.wake(item.work)
+            return
+        started = self._begun(item)
+        if started is None:
+            self._tell(item.on_done, item)
+        else:
+            self._generations.add(started)
+
+    def _begun(self, work: Work) -> Generation | None:
+        """A generation that now has the slot, or None: the work is done."""
         now = time.monotonic()
         work.queue_s = now - work.queued_at
-        if work.abandoned:
-            work.error = Unavailable("ABANDONED", "the caller is gone")
-            return
-        if now > work.deadline:
-            work.error = DeadlineExceeded(
-                "DEADLINE_EXCEEDED", "the deadline passed while the batch waited for the device"
-            )
-            return
-        slot = work.served.slots.pin(work.version)
+        work.error = _why_not(work, now)
+        slot = None if work.error is not None else work.served.slots.pin(work.version)
         if slot is None:
-            work.error = _not_loaded(work)
-            return
+            work.error = work.error or _not_loaded(work)
+            return None
+        generation = None
         try:
-            self._forward(work, slot, now)
+            with torch.inference_mode():
+                generation = self._computed(work, slot, now)
         except BaseException as error:
             # Also what is no Exception: a model that exits must not take the thread with it.
             work.error = answer_to(
                 error, model=work.served.name, version=slot.version, rows=work.inputs.rows
             )
         finally:
-            work.served.slots.release(slot)
+            if generation is None:
+                work.served.slots.release(slot)
+        return generation
 
-    def _forward(self, work: Work, slot: Slot, started: float) -> None:
+    def _computed(self, work: Work, slot: Slot, started: float) -> Generation | None:
         work.version_text = slot.version_text
         instance = slot.instance
         assert instance is not None
-        device = self._device
         asked = work.inputs
         inputs = [
-            value_of(raw, spec.datatype, shape, device)
+            value_of(raw, spec.datatype, shape, self._device)
             for raw, spec, shape in zip(asked.raw, work.signature.inputs, asked.shapes, strict=True)
         ]
         ready = time.monotonic()
+        work.input_s = ready - started
+        if work.signature.decoupled:
+            # Made here, begun at its first step.
+            responses = instance.generate(inputs)
+            give_up_at = started + self._max_generation_s
+            return Generation(work, slot, responses, give_up_at=give_up_at)
+        self._forward(work, instance, inputs, ready)
+        return None
+
+    def _forward(self, work: Work, instance: Instance, inputs: list[Value], started: float) -> None:
         outputs = instance.run(inputs)
-        if device.type != "cpu":
-            torch.cuda.synchronize(device)
+        if self._device.type != "cpu":
+            torch.cuda.synchronize(self._device)
         computed = time.monotonic()
         specs = work.signature.outputs
         work.outputs = [
             (specs[index], tuple(outputs[index].shape), raw_of(outputs[index]))
             for index in work.wanted
         ]
-        work.input_s = ready - started
-        work.infer_s = computed - ready
+        work.infer_s = computed - started
         work.output_s = time.monotonic() - computed
+
+    def _step(self) -> None:
+        """One step of the generation whose turn it is; those that rested too long end."""
+        now = time.monotonic()
+        for overdue in self._generations.take_overdue(now):
+            self._end(overdue, overdue.why_over(now))
+        generation = self._generations.take()
+        if generation is None:
+            return
+        why_over = generation.why_over(now)
+        if why_over is not None:
+            self._end(generation, why_over)
+            return
+        try:
+            # Around each step anew: a model may leave a mode of its own switched on at a yield.
+            with torch.inference_mode():
+                response = generation.step()
+        except BaseException as error:
+            self._end(generation, generation.error_of(error))
+            return
+        if response is None:
+            self._end(generation, None)
+            return
+        self._tell(generation.work.on_response, generation.work, response)
+        self._generations.put_back(generation)
+
+    def _end(self, generation: Generation, error: HeadraceError | None) -> None:
+        generation.end()
+        generation.work.error = error
+        self._tell(generation.work.on_done, generation.work)
+
+    def _tell(self, call: Callable[..., None], *arguments: Any) -> None:
+        loop = self._loop
+        assert loop is not None
+        # The loop is closed only when the process ends before its queue has.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(call, *arguments)
+
+
+def _why_not(work: Work, now: float) -> HeadraceError | None:
+    if work.abandoned:
+        return Unavailable("ABANDONED", "the caller is gone")
+    if now > work.deadline:
+        return DeadlineExceeded(
+            "DEADLINE_EXCEEDED", "the deadline passed while the batch waited for the device"
+        )
+    return None
 
 
 def _not_loaded(work: Work) -> HeadraceError:

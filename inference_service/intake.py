@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from chassis.errors import InvalidArgument, NotFound, Unavailable
 from chassis.infer import checked_inputs, wanted_outputs
 from chassis.oip import checked_version
+from chassis.stream_errors import EMPTY_FINAL_PARAMETER
 from inference_service.served import ServedModel
 from inference_service.work import Work
 from protos.inference import grpc_service_pb2 as oip
@@ -61,7 +62,13 @@ class Intake:
             version=version,
             deadline=deadline,
             size_bytes=sum(map(len, inputs.raw)),
+            empty_final=_wants_empty_final(request.parameters),
         )
+
+
+def _wants_empty_final(parameters: Mapping[str, oip.InferParameter]) -> bool:
+    name = EMPTY_FINAL_PARAMETER
+    return name in parameters and parameters[name].bool_param
 
 
 def _check_channel(parameters: Mapping[str, oip.InferParameter], served: ServedModel) -> None:

@@ -38,6 +38,12 @@ BATCHES = Counter(
     ["model", "code"],
     registry=REGISTRY,
 )
+RESPONSES = Counter(
+    "headrace_replica_responses",
+    "Responses that generative models made",
+    ["model"],
+    registry=REGISTRY,
+)
 BATCH_ROWS = Histogram(
     "headrace_replica_batch_rows",
     "Rows of a computed batch",
@@ -47,7 +53,7 @@ BATCH_ROWS = Histogram(
 )
 BATCH_SECONDS = Histogram(
     "headrace_replica_batch_seconds",
-    "Forward pass of a batch",
+    "Forward pass of a batch, or one step of a generation",
     ["model"],
     registry=REGISTRY,
     buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5),

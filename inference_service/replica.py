@@ -57,7 +57,11 @@ class Replica:
         self.server = RpcServer(
             settings.host, settings.port, message_bytes=settings.max_message_bytes
         )
-        self._executor = Executor(device)
+        self._executor = Executor(
+            device,
+            max_generation_s=settings.max_generation_s,
+            most_ahead=settings.max_responses_ahead,
+        )
         self._lookup = VersionLookup(store)
         self._servicer = InferenceServicer(
             self.models,
@@ -65,6 +69,7 @@ class Replica:
             admission=self.admission,
             readiness=self.readiness,
             lookup=self._lookup,
+            max_stream_requests=settings.max_stream_requests,
         )
         self._watchers = [
             Watcher(store, served, poll_s=settings.poll_s) for served in self.models.values()

@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 
 from chassis.call import Call
+from chassis.errors import Unimplemented
 from chassis.oip import checked_version
 from chassis.tracing import Tracing
 from inference_service.admission import Admission
@@ -26,7 +28,7 @@ from inference_service.served import ServedModel
 from inference_service.stream import InferStream
 from inference_service.traces import trace_work
 from inference_service.version_lookup import VersionLookup
-from inference_service.work import Work
+from inference_service.work import Response, Work
 from protos.inference import grpc_service_pb2 as oip
 
 
@@ -41,6 +43,7 @@ class InferenceServicer(Descriptions, ControlRpcs):
         admission: Admission,
         readiness: Readiness,
         lookup: VersionLookup,
+        max_stream_requests: int,
     ) -> None:
         Descriptions.__init__(self, models, {name: Counters(name) for name in models})
         ControlRpcs.__init__(self, Tracing("replica"), self._intake.model)
@@ -48,6 +51,7 @@ class InferenceServicer(Descriptions, ControlRpcs):
         self._admission = admission
         self._readiness = readiness
         self._lookup = lookup
+        self._max_stream_requests = max_stream_requests
         self._streams: set[InferStream] = set()
         self._lookups: set[asyncio.Task[None]] = set()
 
@@ -81,13 +85,13 @@ class InferenceServicer(Descriptions, ControlRpcs):
             if not done.done():
                 done.set_result(work)
 
-        work = self._begin(request, call.time_remaining(), on_done)
+        work = self.begin(request, call.time_remaining(), on_done)
         try:
             await done
         finally:
             # Also where the caller went away, which cancels this call: then it is not run.
             work.abandoned = True
-            self._admission.leave(work.size_bytes)
+            self.leave(work)
         if work.error is not None:
             raise work.error
         return reply_of(work)
@@ -97,10 +101,8 @@ class InferenceServicer(Descriptions, ControlRpcs):
     ) -> AsyncIterator[oip.ModelStreamInferResponse]:
         """Batches in flight at once, answered as they finish; see `InferStream`."""
 
-        def begin(request: oip.ModelInferRequest, on_done: Callable[[Work], None]) -> Work:
-            return self._begin(request, call.time_remaining(), on_done)
-
-        stream = InferStream(begin, lambda work: self._admission.leave(work.size_bytes))
+        requests_of_call = _StreamRequests(self, call)
+        stream = InferStream(requests_of_call, max_requests=self._max_stream_requests)
         self._streams.add(stream)
         try:
             async for reply in stream.replies(requests):
@@ -108,19 +110,49 @@ class InferenceServicer(Descriptions, ControlRpcs):
         finally:
             self._streams.discard(stream)
 
-    def _begin(
+    def begin(
         self,
         request: oip.ModelInferRequest,
         remaining_s: float | None,
         on_done: Callable[[Work], None],
+        on_response: Callable[[Work, Response], None] | None = None,
     ) -> Work:
+        """Hands a request to the device; `leave` follows when its caller is done with it.
+
+        Raises what `Intake.work_of` and `Admission.enter` do, and Unimplemented (DECOUPLED_MODEL)
+        where one answer is asked of a model that gives several.
+        """
         received_at = time.monotonic() if self._tracing.on else 0.0
         work = self._intake.work_of(request, remaining_s)
         work.received_at = received_at
+        if work.signature.decoupled and on_response is None:
+            raise Unimplemented(
+                "DECOUPLED_MODEL",
+                f"model {work.served.name!r} gives several responses to a request: ask it by "
+                "ModelStreamInfer",
+                field="model_name",
+            )
         self._admission.enter(work.size_bytes)
         work.on_done = lambda done: self._end(done, on_done)
+        if on_response is not None:
+            work.on_response = partial(self._respond, on_response)
         self._executor.submit(work)
         return work
+
+    def leave(self, work: Work) -> None:
+        """Its answer was taken, or nobody waits for it."""
+        self._admission.leave(work.size_bytes)
+
+    def wake(self, work: Work) -> None:
+        """A response of a generation was taken, or nobody waits for any."""
+        if work.signature.decoupled:
+            self._executor.wake(work)
+
+    def _respond(
+        self, on_response: Callable[[Work, Response], None], work: Work, response: Response
+    ) -> None:
+        self._counters[work.served.name].on_response(work, response)
+        on_response(work, response)
 
     def _end(self, work: Work, on_done: Callable[[Work], None]) -> None:
         self._counters[work.served.name].on_done(work)
@@ -138,3 +170,21 @@ class InferenceServicer(Descriptions, ControlRpcs):
             await self._lookup.settle(work)
         finally:
             on_done(work)
+
+
+class _StreamRequests:
+    """The requests of one call, which its deadline bounds."""
+
+    def __init__(self, servicer: InferenceServicer, call: Call) -> None:
+        self._servicer = servicer
+        self._call = call
+        self.leave = servicer.leave
+        self.taken = servicer.wake
+
+    def begin(
+        self,
+        request: oip.ModelInferRequest,
+        on_done: Callable[[Work], None],
+        on_response: Callable[[Work, Response], None],
+    ) -> Work:
+        return self._servicer.begin(request, self._call.time_remaining(), on_done, on_response)

@@ -63,6 +63,15 @@ class ReplicaSettings(Settings):
     max_queue_requests: int = Field(1024, ge=1)
     # Bytes of input tensors that may wait or run at once.
     max_queue_bytes: int = Field(512 * MIB, ge=1)
+    # Requests of one stream that may be without their last answer; then no more are read from it.
+    # Above what a gateway has in flight, below what one caller needs to fill the whole queue.
+    max_stream_requests: int = Field(256, ge=1)
+    # Seconds that a generative model may take for one whole answer; it then ends in
+    # DEADLINE_EXCEEDED. Its version stays in its slot meanwhile, so a load waits this long at most.
+    max_generation_s: float = Field(60.0, gt=0)
+    # Responses of one generation that its caller has not taken; then it rests. One is held back
+    # until it is known whether it is the last, the others cover the way.
+    max_responses_ahead: int = Field(4, ge=2)
     # Bytes of one gRPC message.
     max_message_bytes: int = Field(DEFAULT_MESSAGE_BYTES, ge=1024)
     # Bytes of new tensors fetched before the standby version is given up; the rest streams in.

@@ -14,7 +14,17 @@ from inference_service.served import ServedModel
 Output = tuple[TensorSpec, tuple[int, ...], bytes]
 
 
-def _nobody(_work: Work) -> None:
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One response of a decoupled model; `index` counts from 0, times are seconds."""
+
+    index: int
+    outputs: list[Output]
+    infer_s: float
+    output_s: float
+
+
+def _nobody(_work: Work, _response: Response | None = None) -> None:
     return
 
 
@@ -42,6 +52,13 @@ class Work:
     queued_at: float = 0.0
     # Called on the event loop once the work has ended.
     on_done: Callable[[Work], None] = _nobody
+    # Called on the event loop with each response of a decoupled model, before `on_done`.
+    on_response: Callable[[Work, Response], None] = _nobody
+    # Whether the caller wants the end of several responses as a response of its own.
+    empty_final: bool = False
+    # Responses that reached the loop, and those that the caller has taken: the executor only reads.
+    responses_made: int = 0
+    responses_taken: int = 0
     # Nobody waits for the answer any more. A hint: the executor may be past looking.
     abandoned: bool = False
 

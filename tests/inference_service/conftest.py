@@ -51,6 +51,12 @@ def follower(store_url: str) -> Iterator[Follower]:
 
 
 @pytest.fixture
+def follower_of_talker(store_url: str) -> Iterator[Follower]:
+    with Follower(store_url, model="talker") as started:
+        yield started
+
+
+@pytest.fixture
 async def replica(store_url: str, line: Line) -> AsyncIterator[ServedReplica]:
     """A replica that serves version 1, of weight 1."""
     line.publish(1.0)

@@ -20,12 +20,19 @@ WITHIN_S = 20.0
 
 
 class Follower:
-    """Follows channel `stable` of the model "affine"; a context manager."""
+    """Follows channel `stable` of a model; a context manager."""
 
-    def __init__(self, url: str, *, allow_import_path: bool = True, staging: int = 2**20) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        model: str = "affine",
+        allow_import_path: bool = True,
+        staging: int = 2**20,
+    ) -> None:
         self.store = open_store(url)
         self.first_flips = 0
-        self.served = ServedModel(Followed("affine", "stable"), self._on_first_flip)
+        self.served = ServedModel(Followed(model, "stable"), self._on_first_flip)
         architecture = Architecture(
             self.store, torch.device("cpu"), allow_import_path=allow_import_path
         )
