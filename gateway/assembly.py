@@ -7,24 +7,27 @@ gateway is not told that its model does not exist.
 from __future__ import annotations
 
 import asyncio
+import secrets
 
 from chassis.oip import SERVICE
 from chassis.server import RpcServer, serve_until_stopped
 from chassis.telemetry import logger, serve_metrics
 from chassis.tracing import Tracing
-from gateway import admin
+from gateway import admin, metrics
 from gateway.caller_stream import StreamBounds
 from gateway.catalog import Catalog
 from gateway.discovery import Directory, StaticDirectory
 from gateway.dispatch.dispatcher import Dispatcher, Spans
 from gateway.fleet import Fleet
 from gateway.ingress.door import Ingress
+from gateway.ingress.priority import Priorities
 from gateway.ingress.request import Request
 from gateway.member import Checks
 from gateway.plane import DataPlane
 from gateway.policy.balance import Balance
 from gateway.policy.batching import Backlog
 from gateway.policy.retry import RetryPolicy
+from gateway.policy.sequences import ORIGIN_BITS, Sequences
 from gateway.registry_redis import RedisDirectory
 from gateway.servicer import InferenceServicer
 from gateway.settings import GatewaySettings
@@ -51,7 +54,13 @@ class Gateway:
         self._generations = Balance(max_inflight=settings.max_inflight_generations)
         self._tracing = Tracing("gateway")
         self._ledger = Ledger(self._tracing)
-        self._ingress = Ingress(_backlog(settings), self._ledger)
+        self._sequences = Sequences(
+            max_sequences=settings.max_sequences,
+            idle_s=settings.sequence_idle_s,
+            origin=secrets.randbits(ORIGIN_BITS),
+        )
+        metrics.SEQUENCES.set_function(self._sequences.__len__)
+        self._ingress = Ingress(_backlog(settings), self._ledger, self._sequences)
         self._fleet = Fleet(
             self._catalog,
             self._balance,
@@ -65,6 +74,7 @@ class Gateway:
             self._fleet,
             balance=self._balance,
             generations=self._generations,
+            sequences=self._sequences,
             retry=RetryPolicy(max_attempts=settings.max_attempts),
             ledger=self._ledger,
             spans=Spans(settings.attempt_timeout_s, settings.unavailable_wait_s),
@@ -82,6 +92,7 @@ class Gateway:
                 settings.max_stream_bytes,
                 settings.max_stream_responses,
             ),
+            priorities=Priorities(settings.priority_levels, settings.default_priority_level),
         )
         self._servicer = InferenceServicer(
             self._plane, self._catalog, self._fleet, self._ledger, tracing=self._tracing

@@ -61,6 +61,11 @@ RESPONSES = Counter(
     ["model"],
     registry=REGISTRY,
 )
+SEQUENCES = Gauge(
+    "headrace_gateway_sequences",
+    "Sequences that have begun and neither ended nor been idle for too long",
+    registry=REGISTRY,
+)
 INFLIGHT = Gauge(
     "headrace_gateway_inflight_batches",
     "Batches sent and not yet answered",

@@ -18,6 +18,7 @@ from gateway.catalog import Catalog, ServedModel
 from gateway.fleet import Fleet
 from gateway.ingress.answer import Answer, Responses
 from gateway.ingress.door import Ingress, refusal
+from gateway.ingress.priority import Priorities
 from gateway.ingress.request import Request, timeout_parameter_s
 from gateway.policy.batching import Reject
 from gateway.statistics import Ledger
@@ -38,6 +39,7 @@ class DataPlane:
         default_timeout_s: float,
         generation_timeout_s: float,
         stream_bounds: StreamBounds,
+        priorities: Priorities,
     ) -> None:
         self._ingress = ingress
         self._catalog = catalog
@@ -47,6 +49,7 @@ class DataPlane:
         self._default_timeout_s = default_timeout_s
         self._generation_timeout_s = generation_timeout_s
         self._stream_bounds = stream_bounds
+        self._priorities = priorities
         self._loop = asyncio.get_running_loop()
         self._streams: set[CallerStream] = set()
         self._all_ended = asyncio.Event()
@@ -121,7 +124,14 @@ class DataPlane:
             )
             deadline = _deadline(message, call, now, default_s)
             request = Request(
-                message, model, now=now, deadline=deadline, answer=answer, responses=responses
+                message,
+                model,
+                now=now,
+                deadline=deadline,
+                answer=answer,
+                responses=responses,
+                caller=call.identity,
+                priorities=self._priorities,
             )
             verdict = self._ingress.offer(request, now)
             if isinstance(verdict, Reject):

@@ -29,6 +29,8 @@ EXTENSIONS = (
     "model_repository(unload_dependents)",
     "trace",
     "logging",
+    "sequence",
+    "schedule_policy",
 )
 
 

@@ -50,6 +50,14 @@ class GatewaySettings(Settings):
     # Responses of decoupled requests that wait on one stream for their caller to read; then they
     # wait at the replica. More would only be thrown away when the caller leaves.
     max_stream_responses: int = Field(64, ge=1)
+    # Levels of the parameter `priority`; 1 leaves first.
+    priority_levels: int = Field(3, ge=1, le=1000)
+    # Level of requests that name none, or one that is not: with one level above, one below.
+    default_priority_level: int = Field(2, ge=1)
+    # Sequences at once; each costs about a kilobyte here, and its state at a replica.
+    max_sequences: int = Field(4096, ge=1)
+    # Seconds without a request after which a sequence is forgotten: its client has gone.
+    sequence_idle_s: float = Field(60.0, gt=0)
     # Batches in flight to one endpoint: the second covers the way there and back.
     max_inflight_batches: int = Field(2, ge=1)
     # Decoupled requests (any number of responses) in flight to one endpoint, beside its batches:

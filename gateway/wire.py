@@ -18,6 +18,7 @@ from chassis.errors import (
     Unavailable,
 )
 from chassis.infer import decoded_outputs, infer_request
+from chassis.sequences import add_step
 from chassis.stream_errors import error_of
 from chassis.tensors import ELEMENT_BYTES, TensorSpec, encode_raw, split_bytes_elements
 from gateway.dispatch.delivery import Failure, Outcome, failure_of, lost
@@ -35,12 +36,14 @@ def batch_message(batch: Batch, delivery_id: int, timeout_s: float) -> oip.Model
     key = batch.key
     message = infer_request(
         model=key.model,
-        version=str(key.version) if key.version else "",
+        version=str(batch.pinned) if batch.pinned else "",
         request_id=str(delivery_id),
         inputs=batch.tensors,
     )
     message.parameters["timeout"].int64_param = max(1, int(timeout_s * MICROSECONDS))
-    for name, value in key.carried:
+    if batch.step is not None:
+        add_step(message.parameters, batch.step)
+    for name, value in batch.carried:
         if isinstance(value, str):
             message.parameters[name].string_param = value
         else:
@@ -89,10 +92,10 @@ def _read(
     message: oip.ModelInferResponse, batch: Batch, rows: int, infer_s: float
 ) -> BatchReply | Failure:
     key = batch.key
-    if key.version and message.model_version != str(key.version):
+    if batch.pinned and message.model_version != str(batch.pinned):
         return Failure(
             FailedPrecondition(
-                "VERSION_NOT_LOADED", f"no replica holds version {key.version} of {key.model!r}"
+                "VERSION_NOT_LOADED", f"no replica holds version {batch.pinned} of {key.model!r}"
             ),
             Fault.REFUSED,
         )

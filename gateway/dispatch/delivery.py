@@ -40,7 +40,7 @@ _FAULTS = {
     grpc.StatusCode.INVALID_ARGUMENT: Fault.INPUT,
     grpc.StatusCode.NOT_FOUND: Fault.REFUSED,
     grpc.StatusCode.FAILED_PRECONDITION: Fault.REFUSED,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: Fault.REFUSED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Fault.BUSY,
     grpc.StatusCode.UNAVAILABLE: Fault.BROKEN,
     grpc.StatusCode.INTERNAL: Fault.DEFECT,
 }
@@ -114,7 +114,7 @@ class Delivery:
     check_at: float = float("inf")
     # When it came back, and with what; set while it waits for another attempt.
     returned_at: float = 0.0
-    error: HeadraceError | None = None
+    failure: Failure | None = None
 
     def on_sent(self, address: str, *, now: float, timeout_s: float) -> None:
         """An attempt begins."""
@@ -140,9 +140,10 @@ class Delivery:
 
     def on_returned(self, failure: Failure, *, now: float) -> None:
         """The attempt failed and another one is due."""
-        places = self.refused_by if failure.fault is Fault.REFUSED else self.failed_on
+        refused = failure.fault in (Fault.REFUSED, Fault.BUSY)
+        places = self.refused_by if refused else self.failed_on
         places.add(self.address)
-        self.error = failure.error
+        self.failure = failure
         self.returned_at = now
         self.abandon_at = float("inf")
         self.check_at = self.batch.deadline

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from chassis.errors import Unavailable
 from chassis.telemetry import logger
 from gateway import metrics
+from gateway.dispatch.affinity import Affinity
 from gateway.dispatch.delivery import Carrier, Delivery, Ended, Failure, Outcome
 from gateway.ingress.batch import BatchReply
 from gateway.ingress.door import Door
@@ -23,6 +24,7 @@ from gateway.ingress.generation import Generation
 from gateway.policy.balance import Balance
 from gateway.policy.queue import QueueKey
 from gateway.policy.retry import RetryPolicy, Verdict
+from gateway.policy.sequences import Sequences
 from gateway.statistics import Ledger
 
 log = logger(__name__)
@@ -48,6 +50,7 @@ class Dispatcher:
         *,
         balance: Balance,
         generations: Balance,
+        sequences: Sequences,
         retry: RetryPolicy,
         ledger: Ledger,
         spans: Spans,
@@ -58,6 +61,7 @@ class Dispatcher:
         self._balance = balance
         # Seats for decoupled requests, which last long: apart, so that batches keep theirs.
         self._generations = generations
+        self._affinity = Affinity(sequences, self._seats)
         self._retry = retry
         self._ledger = ledger
         self._spans = spans
@@ -115,7 +119,17 @@ class Dispatcher:
         for delivery in self._returned:
             if delivery.check_at <= now:
                 delivery.on_expired(now=now)
+        self._affinity.expire(now)
+        self._end_lost(now)
         self._end_unserved(now)
+
+    def _end_lost(self, now: float) -> None:
+        """Ends what waits for a sequence that cannot go on."""
+        for key in self._door.waiting():
+            if key.sequence:
+                error = self._affinity.loss(key)
+                if error is not None:
+                    self._door.give_up(key, 0.0, error, now)
 
     def _abandon(self, delivery_id: int, delivery: Delivery) -> None:
         log.warning("attempt timed out", endpoint=delivery.address, model=delivery.batch.key.model)
@@ -149,23 +163,38 @@ class Dispatcher:
         if not self._returned:
             return
         waiting, self._returned = self._returned, []
-        for delivery in sorted(waiting, key=lambda item: item.check_at):
+        for delivery in sorted(waiting, key=lambda item: (item.batch.priority, item.check_at)):
             if delivery.batch.done:
+                self._give_up(delivery, now)
                 continue
             address = self._address_for(delivery)
             if address is not None:
                 self._send(delivery, address, now, reason="retry")
             elif self._refused_everywhere(delivery):
-                delivery.batch.fail(delivery.error or _no_replica(delivery.batch.key.model), now)
+                self._give_up(delivery, now)
             else:
                 self._returned.append(delivery)
+
+    def _give_up(self, delivery: Delivery, now: float) -> None:
+        """The last that happens to a batch that came back."""
+        batch = delivery.batch
+        assert delivery.failure is not None
+        error = delivery.failure.error
+        if batch.key.sequence:
+            error = self._affinity.on_failed(batch, delivery.failure, now)
+            # What waits behind it may go now, or never.
+            self.wake()
+        if isinstance(batch, Generation) and batch.done:
+            batch.leave(now)
+        else:
+            batch.fail(error, now)
 
     def _address_for(self, delivery: Delivery) -> str | None:
         key = delivery.batch.key
         avoid = delivery.refused_by | delivery.failed_on
         if not self._balance.has_candidate(key.model, avoid):
             avoid = delivery.refused_by
-        return self._seats(key).pick(key.model, key.version, avoid)
+        return self._seats(key).pick(key.model, delivery.batch.pinned, avoid)
 
     def _refused_everywhere(self, delivery: Delivery) -> bool:
         model = delivery.batch.key.model
@@ -182,6 +211,8 @@ class Dispatcher:
                 sent |= self._send_next(key, now)
 
     def _send_next(self, key: QueueKey, now: float) -> bool:
+        if key.sequence:
+            return self._send_step(key, now)
         behind = self._door.worth_following(key)
         address = self._seats(key).pick(key.model, key.version, behind=behind)
         if address is None:
@@ -193,12 +224,28 @@ class Dispatcher:
         self._send(Delivery(batch), address, now, reason=reason)
         return True
 
+    def _send_step(self, key: QueueKey, now: float) -> bool:
+        """The next request of a sequence."""
+        address = self._affinity.address_for(key)
+        batch = self._door.take(key, 1, now) if address is not None else None
+        if address is None or batch is None:
+            return False
+        objection = self._affinity.objection(batch)
+        if objection is not None:
+            self._affinity.on_unsent(batch, now)
+            batch.fail(objection, now)
+            return True
+        self._send(Delivery(batch), address, now, reason="sequence")
+        return True
+
     def _send(self, delivery: Delivery, address: str, now: float, *, reason: str) -> None:
         batch = delivery.batch
         delivery_id = next(self._ids)
         delivery.on_sent(address, now=now, timeout_s=self._spans.attempt_s)
         self._flying[delivery_id] = delivery
         self._seats(batch.key).on_sent(address)
+        if batch.key.sequence:
+            self._affinity.on_sent(batch, address)
         self._count(delivery, reason)
         timeout_s = max(batch.last_deadline - now, 0.0)
         if isinstance(batch, Generation):
@@ -244,6 +291,8 @@ class Dispatcher:
             self._on_failure(delivery, outcome, now)
             self.wake()
             return
+        if delivery.batch.key.sequence:
+            self._affinity.on_answered(delivery.batch, outcome.version, now)
         # First in line: the endpoint's next batch leaves before the callers of this one wake up.
         self.wake()
         self._retry.on_success()
@@ -256,12 +305,24 @@ class Dispatcher:
 
     def _on_failure(self, delivery: Delivery, failure: Failure, now: float) -> None:
         batch = delivery.batch
-        if batch.done:
-            if isinstance(batch, Generation):
-                batch.leave(now)
-            return
         delivery.on_returned(failure, now=now)
-        verdict = self._retry.decide(
+        if batch.done:
+            self._give_up(delivery, now)
+            return
+        verdict = self._verdict(delivery, failure)
+        metrics.FAILED_ATTEMPTS.labels(batch.key.model, failure.fault.value, verdict.value).inc()
+        if verdict is Verdict.GIVE_UP:
+            self._give_up(delivery, now)
+        elif verdict is Verdict.RETRY:
+            self._returned.append(delivery)
+        else:
+            self._returned += delivery.alone()
+
+    def _verdict(self, delivery: Delivery, failure: Failure) -> Verdict:
+        batch = delivery.batch
+        if batch.key.sequence and not self._affinity.may_move(batch):
+            return Verdict.GIVE_UP
+        return self._retry.decide(
             failure.fault,
             attempts=delivery.attempts,
             requests=len(batch),
@@ -270,13 +331,6 @@ class Dispatcher:
             ),
             begun=delivery.begun,
         )
-        metrics.FAILED_ATTEMPTS.labels(batch.key.model, failure.fault.value, verdict.value).inc()
-        if verdict is Verdict.GIVE_UP:
-            batch.fail(failure.error, now)
-        elif verdict is Verdict.RETRY:
-            self._returned.append(delivery)
-        else:
-            self._returned += delivery.alone()
 
     def _arm(self, now: float) -> None:
         """One timer for the next thing that time alone brings about."""
@@ -295,7 +349,9 @@ class Dispatcher:
         self._pump()
 
     def _next_wakeup(self) -> float:
-        at = self._door.next_wakeup() or float("inf")
+        at = min(
+            self._door.next_wakeup() or float("inf"), self._affinity.next_wakeup() or float("inf")
+        )
         for delivery in self._flying.values():
             at = min(at, delivery.check_at)
         wait_s = self._spans.unavailable_s

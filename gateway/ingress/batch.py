@@ -39,15 +39,23 @@ class BatchReply:
 
 
 class Batch:
-    """Requests joined; `rows` in all, `deadline` the earliest, `last_deadline` the latest."""
+    """Requests joined; `rows` in all, `deadline` the earliest, `last_deadline` the latest.
+
+    `pinned` is the version it must run on, 0 for any; `carried` are the parameters that a replica
+    must see; `step` is its place in a sequence, as replicas are told it.
+    """
 
     __slots__ = (
         "_join_ns",
         "_ledger",
         "_requests",
+        "carried",
         "key",
         "model",
+        "pinned",
+        "priority",
         "rows",
+        "step",
         "taken_at",
         "tensors",
     )
@@ -57,6 +65,10 @@ class Batch:
         first = requests[0]
         self.key: QueueKey = first.key
         self.model = first.model
+        self.pinned = first.version
+        self.carried = first.carried
+        self.step = first.wire_step
+        self.priority = min(request.priority for request in requests)
         self.rows = sum(request.rows for request in requests)
         self.tensors = _joined(requests, self.rows)
         self.taken_at = now

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from chassis.errors import HeadraceError, ResourceExhausted, Unavailable
+from chassis.sequences import SequenceId, lost, not_started
 from gateway import metrics
 from gateway.ingress.batch import Batch, expired, fail_all
 from gateway.ingress.generation import Generation
 from gateway.ingress.request import Request
 from gateway.policy.batching import Admit, Backlog, Fit, Reject, Snapshot
 from gateway.policy.queue import QueueKey
+from gateway.policy.sequences import SequenceKey, Sequences
 from gateway.statistics import Ledger
 
 # What a refused client is told to wait: a few batches' time.
@@ -48,21 +51,26 @@ class Door(Protocol):
 class Ingress:
     """Holds the requests of a gateway until a batch takes them; implements `Door`."""
 
-    def __init__(self, backlog: Backlog[Request], ledger: Ledger) -> None:
+    def __init__(self, backlog: Backlog[Request], ledger: Ledger, sequences: Sequences) -> None:
         self._backlog = backlog
         self._ledger = ledger
+        self._sequences = sequences
         self._closed = False
 
     def offer(self, request: Request, now: float) -> Admit | Reject:
-        """Lets the request wait, or tells why not: what `Backlog.offer` says, or DRAINING."""
-        verdict = Reject("DRAINING") if self._closed else self._backlog.offer(request, now)
+        """Lets the request wait, or tells why not.
+
+        What `Backlog.offer` and `Sequences.offer` say, or DRAINING.
+        """
+        verdict = Reject("DRAINING") if self._closed else self._admit(request, now)
         if isinstance(verdict, Reject):
             self._ledger.on_rejected(request.key.model, verdict.reason)
         return verdict
 
     def withdraw(self, request: Request, now: float) -> None:
         """The caller of an admitted request went away."""
-        self._backlog.withdraw(request)
+        if self._backlog.withdraw(request):
+            self._leave(request, now)
         self._ledger.on_failed(request.key.model, [request], "CANCELLED", now=now)
 
     def close(self) -> None:
@@ -92,6 +100,8 @@ class Ingress:
                 return None
             # A caller that went away in this turn of the loop has not withdrawn its request yet.
             waiting = [request for request in taken if not request.answered]
+            if key.sequence and not waiting:
+                self._leave(taken[0], now)
         metrics.QUEUE_SECONDS.observe(now - min(request.arrived_at for request in waiting))
         responses = waiting[0].responses
         if key.decoupled and responses is not None:
@@ -118,12 +128,53 @@ class Ingress:
         """What waits now."""
         return self._backlog.snapshot()
 
+    def _admit(self, request: Request, now: float) -> Admit | Reject:
+        if request.step is None:
+            return self._backlog.offer(request, now)
+        # Asked first: a start that is refused for want of room must not end the sequence before.
+        refused = self._backlog.refusal(request, now)
+        if refused is not None:
+            return refused
+        step = request.step
+        number = self._sequences.offer(
+            SequenceKey(request.caller, request.key.model, step.id),
+            start=step.start,
+            end=step.end,
+            version=request.version,
+        )
+        if isinstance(number, Reject):
+            return number
+        request.join(number, self._sequences.wire_id(number))
+        return self._backlog.offer(request, now)
+
+    def _leave(self, request: Request, now: float) -> None:
+        """A request ends without having been sent."""
+        step = request.step
+        if step is not None:
+            self._sequences.on_left(request.key.sequence, start=step.start, end=step.end, now=now)
+
     def _fail(self, requests: list[Request], error: HeadraceError, now: float) -> None:
         by_model: dict[str, list[Request]] = {}
         for request in requests:
+            self._leave(request, now)
             by_model.setdefault(request.key.model, []).append(request)
         for group in by_model.values():
             fail_all(group, error, self._ledger, now)
+
+
+def _too_many(_id: SequenceId) -> ResourceExhausted:
+    return ResourceExhausted(
+        "TOO_MANY_SEQUENCES",
+        "the gateway keeps as many sequences as it may; end some, or try again later",
+        retry_after_s=RETRY_AFTER_S,
+    )
+
+
+_OF_SEQUENCES: dict[str, Callable[[SequenceId], HeadraceError]] = {
+    "SEQUENCE_NOT_STARTED": not_started,
+    "SEQUENCE_LOST": lambda sequence_id: lost(sequence_id, "an earlier request of it was lost"),
+    "TOO_MANY_SEQUENCES": _too_many,
+}
 
 
 def refusal(verdict: Reject, request: Request) -> HeadraceError:
@@ -132,6 +183,8 @@ def refusal(verdict: Reject, request: Request) -> HeadraceError:
         return expired()
     if verdict.reason == "DRAINING":
         return Unavailable("DRAINING", "the gateway is shutting down; ask another one")
+    if request.step is not None and verdict.reason in _OF_SEQUENCES:
+        return _OF_SEQUENCES[verdict.reason](request.step.id)
     what = "requests" if verdict.reason == "QUEUE_FULL" else "bytes"
     return ResourceExhausted(
         verdict.reason,

@@ -13,14 +13,17 @@ from chassis.errors import InvalidArgument, Unimplemented
 from chassis.infer import checked_inputs, wanted_outputs
 from chassis.names import checked_name
 from chassis.oip import checked_version
+from chassis.sequences import SequenceId, Step, sequence_required, step_of
 from gateway.catalog import ServedModel
 from gateway.ingress.answer import Answer, Responses
+from gateway.ingress.priority import Priorities
 from gateway.policy.queue import QueueKey
 from protos.inference import grpc_service_pb2 as oip
 
 MICROSECONDS = 1_000_000
 # Bookkeeping of a waiting request beside its tensors; keeps empty tensors from being free.
 OVERHEAD_BYTES = 512
+ANY_PRIORITY = Priorities()
 _WIRE_PARAMETERS = ("classification", "shared_memory_region")
 
 
@@ -28,24 +31,31 @@ class Request:
     """A checked request. `raw` and `shapes` follow the signature's inputs; times are loop times.
 
     `wanted` holds positions of outputs in the signature; `answer` ends with a ModelInferResponse
-    or a HeadraceError.
+    or a HeadraceError. `step` is its place in a sequence of its caller, `wire_step` the same as
+    replicas are told it; both None outside a sequence.
     """
 
     __slots__ = (
         "answer",
         "arrived_at",
+        "caller",
+        "carried",
         "deadline",
         "id",
         "key",
         "model",
         "order",
+        "priority",
         "raw",
         "responses",
         "rows",
         "shapes",
         "size_bytes",
+        "step",
         "typed",
+        "version",
         "wanted",
+        "wire_step",
     )
 
     def __init__(
@@ -57,8 +67,13 @@ class Request:
         deadline: float,
         answer: Answer,
         responses: Responses | None = None,
+        caller: str = "",
+        priorities: Priorities = ANY_PRIORITY,
     ) -> None:
-        """Raises InvalidArgument (see `checked_inputs`; BAD_VERSION, BAD_PARAMETER, BAD_NAME)."""
+        """Raises InvalidArgument.
+
+        See `checked_inputs`; BAD_VERSION, BAD_PARAMETER, BAD_NAME, SEQUENCE_REQUIRED.
+        """
         inputs = checked_inputs(message, model.signature)
         self.model = model
         self.raw = inputs.raw
@@ -74,26 +89,47 @@ class Request:
         # Where the caller takes more than one response.
         self.responses = responses
         self.order = 0
-        self.key = _key(message, model, inputs.shapes)
+        self.caller = caller
+        self.version = checked_version(message.model_version) if message.model_version else 0
+        self.carried: tuple[tuple[str, str | int], ...] = ()
+        self.priority = priorities.default
+        self.step: Step | None = None
+        self.wire_step: Step | None = None
+        if message.parameters:
+            self.carried = carried_parameters(message.parameters)
+            self.priority = priorities.level(message.parameters)
+            self.step = step_of(message.parameters)
+        if self.step is None and model.signature.states:
+            raise sequence_required(model.name)
+        self.key = self._key()
 
     @property
     def answered(self) -> bool:
         """True once it ended, or its caller went away."""
         return self.answer.done()
 
+    def join(self, sequence: int, wire_id: SequenceId) -> None:
+        """The request is admitted as the next of a sequence, in whose queue it waits.
 
-def _key(
-    message: oip.ModelInferRequest, model: ServedModel, shapes: list[tuple[int, ...]]
-) -> QueueKey:
-    return QueueKey(
-        model.name,
-        checked_version(message.model_version) if message.model_version else 0,
-        carried_parameters(message.parameters) if message.parameters else (),
-        () if model.fixed_rows else tuple(shape[1:] for shape in shapes),
-        0 if model.signature.decoupled else model.signature.max_batch_size,
-        model.id,
-        model.signature.decoupled,
-    )
+        Whatever else it asks for: all requests of a sequence share one queue, and none a batch.
+        """
+        assert self.step is not None
+        self.wire_step = self.step._replace(id=wire_id)
+        key = self.key
+        rows = 1 if key.max_rows else 0
+        self.key = QueueKey(key.model, 0, (), (), rows, 0, key.decoupled, sequence)
+
+    def _key(self) -> QueueKey:
+        model = self.model
+        return QueueKey(
+            model.name,
+            self.version,
+            self.carried,
+            () if model.fixed_rows else tuple(shape[1:] for shape in self.shapes),
+            0 if model.signature.decoupled else model.signature.max_batch_size,
+            model.id,
+            model.signature.decoupled,
+        )
 
 
 def _wanted(message: oip.ModelInferRequest, model: ServedModel) -> tuple[int, ...]:

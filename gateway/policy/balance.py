@@ -4,7 +4,8 @@ The least loaded (batches in flight) of those that may take one, ties in rotatio
 at most `max_inflight` batches. A pinned version goes to an endpoint that says it holds it; where
 none says so, any is asked, because what an endpoint says is a fraction of a second old. One
 gateway sees every batch it sends, so counting beats sampling (power of two choices is for many
-gateways with stale counts).
+gateways with stale counts). A sequence goes where it began; its endpoint's *tenure*, one
+uninterrupted service of a model, tells whether that is still the place it was.
 
 It also knows since when a model has had no endpoint, which bounds how long its requests wait.
 Whether an endpoint is healthy is decided in `health`.
@@ -26,6 +27,8 @@ class _Seat:
     inflight: int = 0
     # Turn of its newest batch; the lowest turn is next among equals.
     turn: int = 0
+    # The number of its present service of each model.
+    tenures: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +47,20 @@ class Balance:
         self._seats: dict[str, _Seat] = {}
         self._unserved_since: dict[str, float] = {}
         self._turn = 0
+        self._tenures = 0
 
     def on_endpoint(self, address: str, serves: Serves, *, now: float) -> None:
         """The endpoint takes batches of these models from now on, and of no other."""
         seat = self._seats.setdefault(address, _Seat())
         before, seat.serves = seat.serves, dict(serves)
         self._note_outages(before, now)
+        for model in before.keys() - serves.keys():
+            del seat.tenures[model]
         for model in serves:
             self._unserved_since.pop(model, None)
+            if model not in seat.tenures:
+                self._tenures += 1
+                seat.tenures[model] = self._tenures
 
     def on_removed(self, address: str, *, now: float) -> None:
         """The endpoint is gone for good."""
@@ -91,6 +100,16 @@ class Balance:
             if seat.inflight < bound
         ]
         return min(free)[2] if free else None
+
+    def has_room_at(self, address: str) -> bool:
+        """Whether this endpoint could take a batch now."""
+        seat = self._seats.get(address)
+        return seat is not None and seat.inflight < self._max_inflight
+
+    def tenure(self, address: str, model: str) -> int:
+        """Which service of the model this is, a new one after any interruption; 0 for none."""
+        seat = self._seats.get(address)
+        return seat.tenures.get(model, 0) if seat is not None else 0
 
     def has_candidate(self, model: str, avoid: Collection[str] = ()) -> bool:
         """Whether an endpoint outside `avoid` takes batches of the model, full or not."""

@@ -1,10 +1,11 @@
 """Which requests wait, in what order they leave, and when a batch of them is worth sending.
 
-One queue per key (requests of one key can be joined); in a queue the earliest deadline leaves
-first, equal deadlines in order of arrival. A batch is due as soon as anything waits, or, with a
-queue delay, once it is full or its oldest request has waited that long. Batch-while-busy follows:
-what arrives while every endpoint is busy leaves together when one is free. Behind a running batch
-only a large one is sent.
+One queue per key (requests of one key can be joined); in a queue the highest priority leaves first,
+then the earliest deadline, equal ones in order of arrival; between queues likewise. A batch is due
+as soon as anything waits, or, with a queue delay, once it is full or its oldest request has waited
+that long. Batch-while-busy follows: what arrives while every endpoint is busy leaves together when
+one is free. Behind a running batch only a large one is sent. A request of a sequence is a batch of
+its own: nothing is gained by letting it wait.
 
 Which endpoint takes a batch is decided in `balance`; what a refusal or an expiry means to a caller
 is the shell's affair.
@@ -21,7 +22,8 @@ from gateway.policy.queue import Queue, QueueKey, R
 # Share of a full batch that may be sent to an endpoint with another one in flight.
 FOLLOWING_SHARE = 0.5
 
-# The largest batch, in rows, that still meets a deadline; below 1 nothing does.
+# The largest batch, in rows, that still meets a deadline; below 1 nothing does. Never smaller for a
+# later deadline.
 Fit = Callable[[float], int]
 
 
@@ -85,12 +87,9 @@ class Backlog(Generic[R]):
 
     def offer(self, request: R, now: float) -> Admit | Reject:
         """Takes the request unless a bound is reached or its deadline has passed."""
-        if request.deadline <= now:
-            return Reject("DEADLINE_EXCEEDED")
-        if self._requests >= self._max_requests:
-            return Reject("QUEUE_FULL")
-        if self._bytes + request.size_bytes > self._max_bytes:
-            return Reject("QUEUE_BYTES_FULL")
+        refused = self.refusal(request, now)
+        if refused is not None:
+            return refused
         self._arrivals += 1
         request.order = self._arrivals
         queue = self._queues.get(request.key)
@@ -100,6 +99,16 @@ class Backlog(Generic[R]):
         self._requests += 1
         self._bytes += request.size_bytes
         return ADMIT
+
+    def refusal(self, request: R, now: float) -> Reject | None:
+        """Why `offer` would not take the request; None if it would."""
+        if request.deadline <= now:
+            return Reject("DEADLINE_EXCEEDED")
+        if self._requests >= self._max_requests:
+            return Reject("QUEUE_FULL")
+        if self._bytes + request.size_bytes > self._max_bytes:
+            return Reject("QUEUE_BYTES_FULL")
+        return None
 
     def withdraw(self, request: R) -> bool:
         """Takes out a request that nobody waits for any more; False if it has left already."""
@@ -111,15 +120,14 @@ class Backlog(Generic[R]):
 
     def prune(self, now: float, fit: Fit) -> list[R]:
         """Takes out the requests whose deadline no batch can meet, the expired among them."""
+
+        def late(deadline: float) -> bool:
+            return deadline <= now or fit(deadline) < 1
+
         dropped: list[R] = []
         for key, queue in list(self._queues.items()):
-            count = 0
-            for deadline, _, _ in queue.entries:
-                if deadline > now and fit(deadline) >= 1:
-                    break
-                count += 1
-            if count:
-                gone = queue.pop_first(count)
+            gone = queue.pop_late(late)
+            if gone:
                 self._released(key, queue, gone)
                 dropped += gone
         return dropped
@@ -143,12 +151,12 @@ class Backlog(Generic[R]):
         return queue.oldest_at if queue else float("inf")
 
     def due(self, now: float) -> list[QueueKey]:
-        """Keys of the queues with a batch worth sending, the earliest deadline first."""
+        """Keys of the queues with a batch worth sending, the most urgent first."""
         queues = self._queues
         if len(queues) == 1:
             return [key for key, queue in queues.items() if self._is_due(key, queue, now)]
         found = [key for key, queue in queues.items() if self._is_due(key, queue, now)]
-        return sorted(found, key=lambda key: queues[key].entries[0][:2])
+        return sorted(found, key=lambda key: queues[key].urgency)
 
     def worth_following(self, key: QueueKey) -> bool:
         """Whether what waits may queue up behind a running batch instead of growing meanwhile.
@@ -157,17 +165,20 @@ class Backlog(Generic[R]):
         would cut a batch into crumbs that each cost as much to start.
         """
         queue = self._queues.get(key)
-        return queue is not None and queue.rows >= key.max_rows * FOLLOWING_SHARE
+        if queue is None:
+            return False
+        return key.sequence != 0 or queue.rows >= key.max_rows * FOLLOWING_SHARE
 
     def take(self, key: QueueKey, rows: int, now: float) -> list[R]:
         """The next batch of a queue: at most `rows` rows, in order, none skipped.
 
-        One request alone may exceed `rows`; `rows` 0 takes one request. Empty for an empty queue.
+        One request alone may exceed `rows`; `rows` 0 takes one request, and so does any of a
+        sequence. Empty for an empty queue.
         """
         queue = self._queues.get(key)
         if queue is None:
             return []
-        taken = queue.pop_first(self._count_of_batch(queue, rows))
+        taken = queue.pop_first(self._count_of_batch(queue, 0 if key.sequence else rows))
         if self._delay_s:
             queue.renew_oldest()
         self._released(key, queue, taken)
@@ -177,12 +188,16 @@ class Backlog(Generic[R]):
         """When a request expires or a delayed batch becomes due; None while nothing waits.
 
         After `prune(now)` and `due(now)` this is later than `now`: a queue that is due waits for
-        an endpoint, not for time.
+        an endpoint, not for time. It may be early: a queue of several ranks keeps a bound.
         """
-        at = min((queue.entries[0][0] for queue in self._queues.values()), default=None)
+        at = min((queue.earliest for queue in self._queues.values()), default=None)
         if at is None or not self._delay_s:
             return at
-        ripe = (queue.oldest_at + self._delay_s for queue in self._queues.values() if not queue.due)
+        ripe = (
+            queue.oldest_at + self._delay_s
+            for key, queue in self._queues.items()
+            if not queue.due and not key.sequence
+        )
         return min(at, min(ripe, default=at))
 
     def snapshot(self) -> Snapshot:
@@ -192,8 +207,8 @@ class Backlog(Generic[R]):
                 key,
                 len(queue.entries),
                 queue.rows,
-                sum(request.size_bytes for _, _, request in queue.entries),
-                queue.entries[0][0],
+                sum(request.size_bytes for _, _, _, request in queue.entries),
+                min(deadline for _, deadline, _, _ in queue.entries),
             )
             for key, queue in self._queues.items()
         )
@@ -202,6 +217,7 @@ class Backlog(Generic[R]):
     def _is_due(self, key: QueueKey, queue: Queue[R], now: float) -> bool:
         queue.due = (
             not self._delay_s
+            or key.sequence != 0
             or queue.rows >= max(key.max_rows, 1)
             or now >= queue.oldest_at + self._delay_s
         )
@@ -209,7 +225,7 @@ class Backlog(Generic[R]):
 
     def _count_of_batch(self, queue: Queue[R], rows: int) -> int:
         count, taken_rows, taken_bytes = 0, 0, 0
-        for _, _, request in queue.entries:
+        for _, _, _, request in queue.entries:
             taken_rows += request.rows
             taken_bytes += request.size_bytes
             if count and (taken_rows > rows or taken_bytes > self._max_batch_bytes):

@@ -21,8 +21,10 @@ class Fault(Enum):
 
     # The connection or the process is gone or mute: elsewhere, or here once it is back.
     BROKEN = "broken"
-    # This endpoint cannot (version not loaded, its queue full): only elsewhere.
+    # This endpoint cannot (version not loaded): only elsewhere.
     REFUSED = "refused"
+    # This endpoint cannot now (its queue or memory is full), and has done nothing: elsewhere.
+    BUSY = "busy"
     # The batch's own input: the request at fault fails, its neighbours do not.
     INPUT = "input"
     # The batch or the endpoint, nobody knows: find the request, then try elsewhere.
@@ -89,7 +91,7 @@ class RetryPolicy:
             return Verdict.RETRY
         if fault in (Fault.INPUT, Fault.DEFECT) and requests > 1:
             return Verdict.ISOLATE
-        if fault in (Fault.REFUSED, Fault.DEFECT) and elsewhere:
+        if fault in (Fault.REFUSED, Fault.BUSY, Fault.DEFECT) and elsewhere:
             return Verdict.RETRY
         return Verdict.GIVE_UP
 

@@ -28,6 +28,7 @@ from chassis.errors import (
 )
 from chassis.infer import checked_inputs, infer_reply
 from chassis.oip import SERVICE, checked_version, config_reply, metadata_reply
+from chassis.sequences import SequenceId, Step, not_started, sequence_required, step_of
 from chassis.server import RpcServer, run, wait_for_stop_signal
 from chassis.settings import ProcessSettings
 from chassis.telemetry import configure_logs, logger
@@ -56,6 +57,12 @@ def signatures(max_batch: int, width: int) -> dict[str, Signature]:
         "text": Signature(
             (spec("t", "BYTES", (-1, 1)),), (spec("upper", "BYTES", (-1, 1)),), max_batch
         ),
+        "running": Signature(
+            (spec("x", "FP32", (-1, 1)),),
+            (spec("total", "FP32", (-1, 1)),),
+            max_batch,
+            states=(spec("sum", "FP32", (-1, 1)),),
+        ),
         "whole": Signature((spec("x", "FP32", (3,)),), (spec("y", "FP32", (3,)),), 0),
         # Answers n with 0, 1 .. n-1; a negative n with as many and then an error.
         "count": Signature(
@@ -76,6 +83,7 @@ COMPUTE: dict[str, Callable[..., tuple[np.ndarray, ...]]] = {
     "pair": lambda a, b: (_sum(a, b),),
     "seq": lambda x: (_sum(x),),
     "text": lambda t: (np.array([[v[0].upper()] for v in t], dtype=object),),
+    "running": lambda x, total: (x + total,),
     "whole": lambda x: (x * 2,),
 }
 
@@ -92,6 +100,8 @@ class Replica:
         # Of the decoupled model: under way, and responses made.
         self.generating = 0
         self.tokens = 0
+        # What `running` has summed up, by sequence.
+        self.totals: dict[SequenceId, np.ndarray] = {}
 
     async def ServerLive(self, _request, _context):
         return oip.ServerLiveResponse(live=True)
@@ -229,8 +239,15 @@ class Replica:
         ]
         if arrays[0].dtype == np.float32 and (arrays[0].reshape(-1) == POISON).any():
             raise ERRORS[self.options.poison]("POISON", "a value cannot be computed")
+        step = step_of(request.parameters)
+        if signature.states:
+            arrays.append(self._total(step, arrays[0]))
         await self._occupy(inputs.rows)
         results = COMPUTE[request.model_name](*arrays)
+        if signature.states:
+            self.totals[step.id] = results[0]
+            if step.end:
+                del self.totals[step.id]
         return infer_reply(
             model=request.model_name,
             version=str(self.options.version),
@@ -240,6 +257,15 @@ class Replica:
                 for spec, array in zip(signature.outputs, results, strict=True)
             ],
         )
+
+    def _total(self, step: Step | None, x: np.ndarray) -> np.ndarray:
+        if step is None:
+            raise sequence_required("running")
+        if step.start:
+            self.totals[step.id] = np.zeros_like(x)
+        if step.id not in self.totals:
+            raise not_started(step.id)
+        return self.totals[step.id]
 
     async def _occupy(self, rows: int) -> None:
         span_s = self.options.alpha_s + self.options.beta_s * rows

@@ -18,16 +18,18 @@ from chassis.errors import (
     Unavailable,
 )
 from chassis.infer import infer_request
+from chassis.sequences import Step, add_step
 from chassis.tensors import Signature, TensorSpec
 from gateway.catalog import ServedModel
 from gateway.dispatch.delivery import Failure, OnOutcome, failure_of, lost
 from gateway.dispatch.dispatcher import Dispatcher, Spans
 from gateway.ingress.batch import Batch, BatchReply
-from gateway.ingress.door import Ingress
+from gateway.ingress.door import Ingress, refusal
 from gateway.ingress.request import Request
 from gateway.policy.balance import Balance
-from gateway.policy.batching import ADMIT, Backlog
+from gateway.policy.batching import ADMIT, Backlog, Reject
 from gateway.policy.retry import Fault, RetryPolicy
+from gateway.policy.sequences import Sequences
 from gateway.statistics import Ledger
 
 SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 1)),), (TensorSpec("y", "FP32", (-1, 1)),), 4)
@@ -71,12 +73,16 @@ class House:
         self.carrier = Carrier()
         self.balance = Balance(max_inflight=max_inflight)
         self.ledger = Ledger()
-        self.ingress = Ingress(Backlog(max_requests=100, max_bytes=10**6), self.ledger)
+        self.sequences = Sequences(max_sequences=4, idle_s=50.0, origin=3)
+        self.ingress = Ingress(
+            Backlog(max_requests=100, max_bytes=10**6), self.ledger, self.sequences
+        )
         self.dispatcher = Dispatcher(
             self.ingress,
             self.carrier,
             balance=self.balance,
             generations=Balance(max_inflight=1),
+            sequences=self.sequences,
             retry=RetryPolicy(max_attempts=3),
             ledger=self.ledger,
             spans=Spans(attempt_s=5.0, unavailable_s=2.0),
@@ -93,21 +99,40 @@ class House:
         self.balance.on_endpoint(address, {}, now=self.now)
         self.dispatcher.wake()
 
-    def ask(self, *values: float, timeout_s: float = 30.0, version: str = "") -> Request:
+    def ask(self, *values: float, **how) -> Request:
+        request = self.made(*values, **how)
+        assert self.ingress.offer(request, self.now) is ADMIT
+        self.dispatcher.wake()
+        return request
+
+    def refused(self, **how) -> HeadraceError:
+        request = self.made(1.0, **how)
+        verdict = self.ingress.offer(request, self.now)
+        assert isinstance(verdict, Reject)
+        return refusal(verdict, request)
+
+    def made(
+        self,
+        *values: float,
+        timeout_s: float = 30.0,
+        version: str = "",
+        step: Step | None = None,
+        priority: int = 0,
+    ) -> Request:
         raw = np.array(values, np.float32).tobytes()
         message = infer_request(
             model="m", version=version, inputs=[("x", "FP32", (len(values), 1), raw)]
         )
-        request = Request(
+        if step is not None:
+            add_step(message.parameters, step)
+        message.parameters["priority"].uint64_param = priority
+        return Request(
             message,
             MODEL,
             now=self.now,
             deadline=self.now + timeout_s,
             answer=asyncio.get_running_loop().create_future(),
         )
-        assert self.ingress.offer(request, self.now) is ADMIT
-        self.dispatcher.wake()
-        return request
 
     async def turn(self, span_s: float = 0.0) -> None:
         """Lets time pass and the pump run."""
@@ -356,3 +381,185 @@ async def live_through(steps) -> None:
 @settings(max_examples=120, deadline=None)
 def test_every_request_ends_once_with_its_own_rows(steps):
     asyncio.run(live_through(steps))
+
+
+def step(house: House, value: float, *, start: bool = False, end: bool = False, **how) -> Request:
+    return house.ask(value, step=Step(9, start, end), **how)
+
+
+def sent_steps(house: House) -> list[tuple[str, Step, int]]:
+    """Where each request under way went, its place in the sequence, and the version asked for."""
+    return [
+        (address, batch.step, batch.pinned) for address, batch, _ in house.carrier.sent.values()
+    ]
+
+
+async def test_a_sequence_goes_in_order_one_at_a_time_to_one_endpoint_and_version():
+    house = House("a", "b", max_inflight=2)
+    requests = [step(house, 1.0, start=True), step(house, 2.0), step(house, 3.0, end=True)]
+    house.ask(50.0)
+    await house.turn()
+    assert len(house.carrier.sent) == 2, "one of the sequence, and the other request"
+    places, names, versions = [], set(), []
+    for _ in requests:
+        ((at, (address, sent, version)),) = [
+            (number, found)
+            for number, found in zip(house.carrier.sent, sent_steps(house), strict=True)
+            if found[1] is not None
+        ]
+        places.append(address)
+        names.add(sent.id)
+        versions.append(version)
+        house.carrier.answer(at)
+        await house.turn()
+    assert [values_of(request) for request in requests] == [[2.0], [4.0], [6.0]]
+    assert len(set(places)) == 1 and len(names) == 1
+    assert versions == [0, 1, 1]
+    assert len(house.sequences) == 0
+
+
+async def test_a_start_is_sent_again_elsewhere_a_continuing_request_never():
+    house = House("a", "b")
+    first = step(house, 1.0, start=True)
+    await house.turn()
+    house.carrier.fail(house.only_sent(), lost())
+    await house.turn()
+    assert [address for address, _ in house.carrier.log] == ["a", "b"]
+    house.carrier.answer(house.only_sent())
+    assert values_of(first) == [2.0]
+    second, third = step(house, 2.0), step(house, 3.0)
+    await house.turn()
+    house.carrier.fail(house.only_sent(), lost())
+    await house.turn()
+    for request in (second, third):
+        error = request.answer.exception()
+        assert isinstance(error, FailedPrecondition)
+        assert error.reason == "SEQUENCE_LOST"
+        assert "sequence 9" in error.message and "start it anew" in error.message
+    assert len(house.carrier.log) == 3
+    again = step(house, 4.0, start=True)
+    await house.turn()
+    house.carrier.answer(house.only_sent())
+    assert values_of(again) == [8.0]
+
+
+async def test_an_interrupted_service_loses_what_began_there_at_once():
+    house = House("a")
+    step(house, 1.0, start=True)
+    await house.turn()
+    house.carrier.answer(house.only_sent())
+    house.down("a")
+    house.up("a")
+    late = step(house, 2.0)
+    await house.turn()
+    assert late.answer.exception().reason == "SEQUENCE_LOST"
+
+
+async def test_a_request_at_fault_leaves_its_sequence_alive():
+    house = House("a", "b")
+    step(house, 1.0, start=True)
+    await house.turn()
+    house.carrier.answer(house.only_sent())
+    bad, good = step(house, 2.0), step(house, 3.0)
+    await house.turn()
+    house.carrier.fail(house.only_sent(), failure_of(InvalidArgument("POISON", "no")))
+    await house.turn()
+    assert bad.answer.exception().reason == "POISON"
+    house.carrier.answer(house.only_sent())
+    assert values_of(good) == [6.0]
+
+
+async def test_requests_that_expire_or_whose_callers_leave_are_skipped():
+    house = House("a")
+    requests = [
+        step(house, 1.0, start=True),
+        step(house, 2.0, timeout_s=1.0),
+        step(house, 3.0),
+        step(house, 4.0),
+    ]
+    await house.turn()
+    requests[2].answer.cancel()
+    house.ingress.withdraw(requests[2], house.now)
+    await house.turn(2.0)
+    house.carrier.answer(house.only_sent())
+    await house.turn()
+    assert isinstance(requests[1].answer.exception(), DeadlineExceeded)
+    house.carrier.answer(house.only_sent())
+    assert values_of(requests[3]) == [8.0]
+
+
+async def test_a_start_that_was_withdrawn_takes_the_rest_along():
+    house = House()
+    first, second = step(house, 1.0, start=True), step(house, 2.0)
+    first.answer.cancel()
+    house.up("a")
+    await house.turn()
+    assert second.answer.exception().reason == "SEQUENCE_LOST"
+    assert not house.carrier.log
+
+
+async def test_a_request_that_names_another_version_than_its_sequence_is_refused():
+    house = House("a")
+    step(house, 1.0, start=True)
+    odd = step(house, 2.0, version="5")
+    last = step(house, 3.0, version="1")
+    await house.turn()
+    house.carrier.answer(house.only_sent())
+    await house.turn()
+    error = odd.answer.exception()
+    assert error.reason == "SEQUENCE_VERSION" and "version 1" in error.message
+    house.carrier.answer(house.only_sent())
+    assert values_of(last) == [6.0]
+
+
+async def test_a_busy_endpoint_makes_its_sequences_wait_and_no_others():
+    house = House("a", "b")
+    step(house, 1.0, start=True)
+    await house.turn()
+    house.carrier.answer(house.only_sent())
+    house.balance.on_sent("a")
+    waits, other = step(house, 2.0), house.ask(9.0)
+    await house.turn()
+    assert [address for address, _ in house.carrier.log] == ["a", "b"]
+    house.carrier.answer(house.only_sent())
+    assert values_of(other) == [18.0] and not waits.answered
+
+
+async def test_an_idle_sequence_is_forgotten_and_the_bound_holds():
+    house = House("a")
+    step(house, 1.0, start=True)
+    await house.turn()
+    house.carrier.answer(house.only_sent())
+    await house.turn(60.0)
+    assert len(house.sequences) == 0
+    assert house.refused(step=Step(9, False, False)).reason == "SEQUENCE_NOT_STARTED"
+    for number in range(4):
+        house.ask(1.0, step=Step(f"n{number}", True, False))
+    error = house.refused(step=Step("more", True, False))
+    assert error.reason == "TOO_MANY_SEQUENCES" and error.retry_after_s
+
+
+async def test_a_start_refused_for_want_of_room_leaves_the_sequence_before_it_alone():
+    house = House("a")
+    step(house, 1.0, start=True)
+    await house.turn()
+    house.carrier.answer(house.only_sent())
+    assert house.refused(step=Step(9, True, False), timeout_s=0.0).reason == "DEADLINE_EXCEEDED"
+    more = step(house, 2.0)
+    await house.turn()
+    house.carrier.answer(house.only_sent())
+    assert values_of(more) == [4.0]
+
+
+async def test_a_higher_priority_overtakes_what_waits():
+    house = House("a")
+    house.ask(0.0)
+    await house.turn()
+    low = [house.ask(float(number), priority=3) for number in range(1, 5)]
+    high = house.ask(9.0, priority=1)
+    await house.turn()
+    house.carrier.answer(house.only_sent())
+    await house.turn()
+    house.carrier.answer(house.only_sent())
+    assert values_of(high) == [18.0]
+    assert [request.answered for request in low] == [True, True, True, False]

@@ -93,7 +93,7 @@ def test_a_stream_error_tells_code_and_reason():
     error.infer_response.parameters["headrace_code"].string_param = "RESOURCE_EXHAUSTED"
     error.infer_response.parameters["headrace_reason"].string_param = "QUEUE_FULL"
     failure = stream_failure(error)
-    assert failure is not None and failure.fault is Fault.REFUSED
+    assert failure is not None and failure.fault is Fault.BUSY
     assert (failure.error.reason, failure.error.message) == ("QUEUE_FULL", "too full")
     error.infer_response.parameters["headrace_code"].string_param = "NONSENSE"
     assert stream_failure(error).fault is Fault.DEFECT

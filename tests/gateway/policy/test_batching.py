@@ -24,7 +24,15 @@ class Item:
     size_bytes: int = 10
     deadline: float = 100.0
     arrived_at: float = 0.0
+    priority: int = 2
     order: int = 0
+
+
+def place(item: Item) -> tuple[float, ...]:
+    """By which the requests of one queue leave, lowest first."""
+    if item.key.sequence:
+        return (item.order,)
+    return (item.priority, item.deadline, item.order)
 
 
 def alive(now: float):
@@ -42,6 +50,66 @@ def test_equal_deadlines_leave_in_order_of_arrival_and_earlier_ones_first():
         assert waiting.offer(item, 0.0) is ADMIT
     taken = waiting.take(key(), 8, 0.0)
     assert taken == [items[2], items[4], items[0], items[1], items[3]]
+
+
+def test_the_highest_priority_leaves_first_whatever_its_deadline():
+    waiting = backlog()
+    low, high, middle, urgent = (
+        Item(key(), deadline=deadline, priority=priority)
+        for priority, deadline in ((3, 10.0), (1, 90.0), (2, 50.0), (2, 20.0))
+    )
+    for item in (low, high, middle, urgent):
+        waiting.offer(item, 0.0)
+    assert waiting.take(key(), 2, 0.0) == [high, urgent]
+    assert waiting.take(key(), 8, 0.0) == [middle, low]
+
+
+def test_between_queues_priority_counts_before_the_deadline():
+    waiting = backlog()
+    for model, priority, deadline in (("a", 3, 5.0), ("b", 1, 50.0), ("c", 1, 40.0)):
+        waiting.offer(Item(key(model), priority=priority, deadline=deadline), 0.0)
+    assert [each.model for each in waiting.due(0.0)] == ["c", "b", "a"]
+
+
+def test_a_late_request_of_a_low_level_is_found_behind_a_high_one():
+    waiting = backlog()
+    high, low, lower = (
+        Item(key(), priority=level, deadline=deadline)
+        for level, deadline in ((1, 90.0), (2, 10.0), (3, 5.0))
+    )
+    for item in (high, low, lower):
+        waiting.offer(item, 0.0)
+    assert waiting.next_wakeup() == 5.0
+    assert waiting.prune(5.0, alive(5.0)) == [lower]
+    assert waiting.next_wakeup() == 10.0
+    assert waiting.prune(20.0, alive(20.0)) == [low]
+    assert waiting.next_wakeup() == 90.0
+
+
+def test_a_prune_without_a_late_request_looks_at_one_deadline_a_queue():
+    waiting = backlog(max_requests=1000, max_bytes=10**6)
+    for number in range(500):
+        waiting.offer(Item(key(), priority=1 + number % 3, deadline=100.0 + number), 0.0)
+    asked = []
+    assert waiting.prune(1.0, lambda deadline: asked.append(deadline) or 1) == []
+    assert asked == [100.0]
+
+
+def test_requests_of_a_sequence_leave_one_by_one_in_order_of_arrival():
+    waiting = backlog(delay_s=9.0)
+    own = key()._replace(sequence=7)
+    items = [
+        Item(own, priority=level, deadline=deadline)
+        for level, deadline in ((2, 50.0), (1, 40.0), (3, 5.0), (2, 60.0))
+    ]
+    for item in items:
+        waiting.offer(item, 0.0)
+    assert waiting.due(0.0) == [own], "no delay: nothing can join it"
+    assert waiting.worth_following(own)
+    assert waiting.take(own, 8, 0.0) == [items[0]]
+    assert waiting.prune(10.0, alive(10.0)) == [items[2]]
+    assert waiting.next_wakeup() == 40.0
+    assert [waiting.take(own, 8, 10.0) for _ in range(2)] == [[items[1]], [items[3]]]
 
 
 def test_a_batch_takes_no_request_out_of_turn():
@@ -168,9 +236,12 @@ class Life(RuleBasedStateMachine):
         rows=st.integers(1, 8),
         size=st.integers(0, 60),
         timeout=st.sampled_from([0.0, 1.0, 5.0, 5.0]),
+        priority=st.sampled_from([1, 2, 2, 3]),
+        sequence=st.sampled_from([0, 0, 1]),
     )
-    def offer(self, model, version, rows, size, timeout):
-        item = Item(key(model, version), rows, size, self.now + timeout, self.now)
+    def offer(self, model, version, rows, size, timeout, priority, sequence):
+        own = key(model, version)._replace(sequence=sequence)
+        item = Item(own, rows, size, self.now + timeout, self.now, priority)
         verdict = self.core.offer(item, self.now)
         held_bytes = sum(each.size_bytes for each in self.waiting)
         if verdict is ADMIT:
@@ -202,14 +273,17 @@ class Life(RuleBasedStateMachine):
         due = self.core.due(self.now)
         if not due:
             return
+        heads = [min((i for i in self.waiting if i.key == queue), key=place) for queue in due]
+        urgency = [(head.priority, head.deadline, head.order) for head in heads]
+        assert urgency == sorted(urgency)
         chosen = due[at % len(due)]
         taken = self.core.take(chosen, rows, self.now)
         assert taken
         assert {item.key for item in taken} == {chosen}
         assert len(taken) == 1 or sum(item.rows for item in taken) <= rows
         left = [item for item in self.waiting if item.key == chosen and item not in taken]
-        last = max((item.deadline, item.order) for item in taken)
-        assert all((item.deadline, item.order) > last for item in left)
+        last = max(map(place, taken))
+        assert all(place(item) > last for item in left)
         self._end(taken)
 
     @precondition(lambda self: self.waiting)
