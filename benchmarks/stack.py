@@ -158,7 +158,8 @@ class Stack:
         for service in self._services:
             service.wait_until_serving()
         endpoints = ",".join(service.address() for service in self._services)
-        settings = {"port": 0, "admin_port": 0, "metrics_port": -1, "endpoints": endpoints}
+        settings = {"port": 0, "http_port": -1, "admin_port": 0, "metrics_port": -1}
+        settings["endpoints"] = endpoints
         self.gateway = self._add("gateway", "gateway", {**settings, **self.gateway_settings})
         self.gateway.wait_until_serving()
         self._check_answer(module)

@@ -10,6 +10,7 @@ import asyncio
 import secrets
 
 from chassis.oip import SERVICE
+from chassis.rest.server import HttpServer
 from chassis.server import RpcServer, serve_until_stopped
 from chassis.telemetry import logger, serve_metrics
 from chassis.tracing import Tracing
@@ -101,6 +102,13 @@ class Gateway:
             settings.host, settings.port, message_bytes=settings.max_message_bytes
         )
         self._server.add_service(SERVICE, self._servicer, control=settings.allow_control)
+        self._http = HttpServer(
+            self._servicer,
+            settings.host,
+            settings.http_port,
+            limits=settings.http_limits(settings.max_message_bytes),
+            control=settings.allow_control,
+        )
         self._admin = RpcServer(LOOPBACK, max(settings.admin_port, 0))
         self._admin.add_service(admin.SERVICE, self._admin_servicer())
         self._admin.add_service(SERVICE, self._servicer, control=True)
@@ -129,6 +137,7 @@ class Gateway:
         settings = self._settings
         await self._fleet.wait_looked(settings.health_timeout_s)
         port = await self._server.start()
+        http_port = await self._http.start()
         admin_port = metrics_port = None
         if settings.admin_port >= 0:
             admin_port = await self._admin.start()
@@ -136,7 +145,13 @@ class Gateway:
         if settings.metrics_port >= 0:
             metrics_port = serve_metrics(settings.host, settings.metrics_port)
         self._changed.set()
-        log.info("serving", port=port, admin_port=admin_port, metrics_port=metrics_port)
+        log.info(
+            "serving",
+            port=port,
+            http_port=http_port,
+            admin_port=admin_port,
+            metrics_port=metrics_port,
+        )
 
     async def _follow_readiness(self) -> None:
         """Keeps grpc.health.v1 saying what ServerReady says."""
@@ -148,6 +163,7 @@ class Gateway:
     async def _drain(self) -> None:
         settings = self._settings
         self._servicer.start_draining()
+        self._http.start_draining()
         await asyncio.sleep(min(settings.drain_notice_s, settings.drain_s))
         self._ingress.close()
         try:
@@ -158,6 +174,7 @@ class Gateway:
         except TimeoutError:
             log.warning("drain ended with requests unanswered", **self._unanswered())
         await asyncio.sleep(REFUSE_S)
+        await self._http.stop(LAST_GRACE_S)
 
     def _unanswered(self) -> dict[str, int]:
         inflight = sum(self._balance.snapshot().inflight.values())

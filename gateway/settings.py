@@ -7,10 +7,11 @@ from typing import ClassVar
 from pydantic import Field
 
 from chassis.connections import DEFAULT_MESSAGE_BYTES
-from chassis.settings import CommaSeparated, Settings
+from chassis.rest.settings import HttpSettings
+from chassis.settings import CommaSeparated
 
 
-class GatewaySettings(Settings):
+class GatewaySettings(HttpSettings):
     """Each field: its unit, and why the default is what it is."""
 
     section: ClassVar[str] = "gateway"
@@ -18,6 +19,8 @@ class GatewaySettings(Settings):
     # Where clients connect; loopback until someone decides otherwise. Port 0 picks a free one.
     host: str = "127.0.0.1"
     port: int = Field(8001, ge=0, le=65535)
+    # OIP over HTTP on the same host, where Triton has it; 0 picks a free port, -1 is off.
+    http_port: int = Field(8000, ge=-1, le=65535)
     # Prometheus over HTTP on the same host; 0 picks a free port, -1 is off.
     metrics_port: int = Field(8002, ge=-1, le=65535)
     # GatewayAdmin and the inference service with control over it, always on loopback: whoever

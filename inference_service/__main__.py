@@ -40,6 +40,7 @@ async def serve(settings: ReplicaSettings) -> None:
     log.info(
         "serving",
         port=port,
+        http_port=replica.http.port if settings.http_port >= 0 else None,
         metrics_port=metrics_port,
         store=store.url,
         models=list(settings.models),

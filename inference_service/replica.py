@@ -12,6 +12,7 @@ import torch
 
 from chassis.errors import InvalidArgument
 from chassis.oip import SERVICE as INFERENCE_SERVICE
+from chassis.rest.server import HttpServer
 from chassis.server import RpcServer
 from chassis.telemetry import logger
 from inference_service import metrics
@@ -34,6 +35,8 @@ log = logger(__name__)
 
 # Threads end between two tensors of a load; a forward pass is waited for this long at most.
 JOIN_S = 5.0
+# What the drain did not finish over HTTP is cut off as soon as over gRPC.
+HTTP_GRACE_S = 0.5
 
 
 class Replica:
@@ -71,6 +74,13 @@ class Replica:
             lookup=self._lookup,
             max_stream_requests=settings.max_stream_requests,
         )
+        self.http = HttpServer(
+            self._servicer,
+            settings.host,
+            settings.http_port,
+            limits=settings.http_limits(settings.max_message_bytes),
+            control=settings.allow_control,
+        )
         self._watchers = [
             Watcher(store, served, poll_s=settings.poll_s) for served in self.models.values()
         ]
@@ -103,6 +113,7 @@ class Replica:
             ),
         )
         port = await self.server.start()
+        await self.http.start()
         self._lease = self._make_lease(name, port)
         self._executor.start(self._loop)
         for served, watcher, loader in zip(
@@ -116,6 +127,7 @@ class Replica:
     async def drain(self) -> None:
         """Turns callers away, lets what runs finish, ends streams. Takes at most `drain_s`."""
         self.readiness.draining = True
+        self.http.start_draining()
         await self.server.set_ready(False)
         if self._lease is not None:
             await self._lease.end()
@@ -127,6 +139,7 @@ class Replica:
             await asyncio.wait_for(self.admission.wait_idle(), rest)
         except TimeoutError:
             log.warning("drain time is over", inflight=self.admission.requests)
+        await self.http.stop(HTTP_GRACE_S)
 
     async def stop(self, grace_s: float) -> None:
         """Closes the server after `grace_s` and ends the threads."""

@@ -10,7 +10,8 @@ from pydantic import Field
 from chassis.connections import DEFAULT_MESSAGE_BYTES
 from chassis.errors import InvalidArgument
 from chassis.names import checked_name
-from chassis.settings import CommaSeparated, Settings
+from chassis.rest.settings import HttpSettings
+from chassis.settings import CommaSeparated
 
 DEFAULT_CHANNEL = "stable"
 MIB = 1024 * 1024
@@ -24,7 +25,7 @@ class Followed:
     channel: str
 
 
-class ReplicaSettings(Settings):
+class ReplicaSettings(HttpSettings):
     """Section `replica`."""
 
     section: ClassVar[str] = "replica"

@@ -60,7 +60,10 @@ def test_services_accept_their_settings(root, component, loaded):
 @every_pod
 def test_ports_are_the_containers(root, component, loaded):
     ports = container_ports(workload(root, component))
-    assert ports == {"grpc": loaded.port, "metrics": loaded.metrics_port}
+    expected = {"grpc": loaded.port, "metrics": loaded.metrics_port}
+    # What is off, or does not exist, has no port.
+    http_port = getattr(loaded, "http_port", -1)
+    assert ports == expected | ({"http": http_port} if http_port >= 0 else {})
 
 
 @every_pod

@@ -22,6 +22,7 @@ def start_gateway(*endpoints: str, **settings: object) -> Running:
     """A gateway on free ports in front of `endpoints`."""
     values = {
         "port": 0,
+        "http_port": -1,
         "admin_port": 0,
         "metrics_port": -1,
         "drain_notice_s": 0.05,

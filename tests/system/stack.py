@@ -130,6 +130,7 @@ class Stack:
         endpoints = ",".join(replica.address for replica in self.replicas)
         settings = {
             "port": 0,
+            "http_port": -1,
             "metrics_port": 0,
             "admin_port": 0,
             "endpoints": endpoints,

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 COMMAND = [sys.executable, "-m", "headrace.cli.main", "up", "--json"]
-FREE_PORTS = ["--port", "0", "--metrics-port", "0", "--admin-port", "0"]
+FREE_PORTS = ["--port", "0", "--http-port", "0", "--metrics-port", "0", "--admin-port", "0"]
 
 
 def marked(directory):

@@ -33,6 +33,9 @@ def up(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Gateway gRPC; 0: a free one.")
     ] = 8001,
+    http_port: Annotated[
+        int, typer.Option(min=-1, max=65535, help="Gateway OIP over HTTP; 0: a free one, -1: off.")
+    ] = 8000,
     metrics_port: Annotated[
         int, typer.Option(min=0, max=65535, help="Gateway metrics over HTTP; 0: a free one.")
     ] = 8002,
@@ -71,6 +74,7 @@ def up(
         redis_url=redis_url,
         replicas=replicas,
         port=port,
+        http_port=http_port,
         metrics_port=metrics_port,
         admin_port=admin_port,
         rate=rate,

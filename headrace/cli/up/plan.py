@@ -11,6 +11,8 @@ from pathlib import Path
 from chassis.errors import InvalidArgument
 
 HOST = "127.0.0.1"
+# A port that is not served.
+OFF = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,7 @@ class Plan:
     redis_url: str
     replicas: int
     port: int
+    http_port: int
     metrics_port: int
     admin_port: int
     rate: float
@@ -45,6 +48,7 @@ class Plan:
                 option: _bound(held, given, option)
                 for option, given in (
                     ("--port", self.port),
+                    ("--http-port", self.http_port),
                     ("--metrics-port", self.metrics_port),
                     ("--admin-port", self.admin_port),
                 )
@@ -52,6 +56,7 @@ class Plan:
             return replace(
                 self,
                 port=fixed["--port"],
+                http_port=fixed["--http-port"],
                 metrics_port=fixed["--metrics-port"],
                 admin_port=fixed["--admin-port"],
                 replica_ports=tuple(_bound(held, 0, "") for _ in range(self.replicas)),
@@ -67,6 +72,8 @@ class Plan:
 
 
 def _bound(held: ExitStack, port: int, option: str) -> int:
+    if port == OFF:
+        return port
     listener = held.enter_context(socket.socket())
     # As the servers bind: a port in TIME_WAIT is free, one that somebody listens on is not.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -95,6 +102,7 @@ def commands(plan: Plan, model_name: str, directory: Path) -> list[Command]:
     replica = {"store": store, "models": model_name, "device": plan.device, "threads": 1}
     gateway = {
         "port": plan.port,
+        "http_port": plan.http_port,
         "metrics_port": plan.metrics_port,
         "admin_port": plan.admin_port,
         "endpoints": endpoints,
