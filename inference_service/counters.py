@@ -148,3 +148,11 @@ def _count_end(counters: VersionCounters, work: Work) -> None:
         place.cancel.add(0.0)
     else:
         place.fail.add(0.0)
+
+
+class CountersByModel(dict[str, Counters]):
+    """Counters of every model ever served, made when first asked for; they outlive an unload."""
+
+    def __missing__(self, model: str) -> Counters:
+        made = self[model] = Counters(model)
+        return made

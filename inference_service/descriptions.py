@@ -1,4 +1,4 @@
-"""RPCs that describe models: metadata, configuration, statistics, the index of versions.
+"""RPCs that describe models: metadata, configuration, statistics.
 
 Conversions only, from what the served models and the counters hold; nothing here waits.
 """
@@ -7,7 +7,7 @@ Conversions only, from what the served models and the counters hold; nothing her
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from chassis.call import Call
 from chassis.errors import NotFound, Unavailable
@@ -21,9 +21,9 @@ from inference_service.counters import (
     Span,
     VersionCounters,
 )
+from inference_service.index import ready_versions
 from inference_service.intake import Intake
 from inference_service.served import ServedModel
-from inference_service.slot import SlotState
 from protos.inference import grpc_service_pb2 as oip
 
 EXTENSIONS = (
@@ -34,13 +34,6 @@ EXTENSIONS = (
     "trace",
     "logging",
 )
-
-# How Triton's clients call what a slot is doing.
-_STATES = {
-    SlotState.LOADING: "LOADING",
-    SlotState.SERVING: "READY",
-    SlotState.STANDBY: "READY",
-}
 
 
 class Descriptions:
@@ -62,8 +55,7 @@ class Descriptions:
     ) -> oip.ModelMetadataResponse:
         """Names, datatypes and shapes; `versions` are those that would answer now."""
         served, signature = self._described(request.name, request.version)
-        versions = [text for text, state, _ in _index(served) if state == "READY"]
-        return metadata_reply(served.name, versions, signature)
+        return metadata_reply(served.name, ready_versions(served), signature)
 
     async def ModelConfig(
         self, request: oip.ModelConfigRequest, _call: Call
@@ -85,17 +77,6 @@ class Descriptions:
                     _add_statistics(reply, name, version, counters)
         return reply
 
-    async def RepositoryIndex(
-        self, request: oip.RepositoryIndexRequest, _call: Call
-    ) -> oip.RepositoryIndexResponse:
-        """Versions in slots, and those that could not be loaded with the reason."""
-        reply = oip.RepositoryIndexResponse()
-        for name, served in sorted(self._models.items()):
-            for version, state, reason in _index(served):
-                if state == "READY" or not request.ready:
-                    reply.models.add(name=name, version=version, state=state, reason=reason)
-        return reply
-
     def _described(self, name: str, version: str) -> tuple[ServedModel, Signature]:
         served = self._intake.model(name)
         number = checked_version(version)
@@ -108,19 +89,6 @@ class Descriptions:
                 field="version",
             )
         return served, served.signature
-
-
-def _index(served: ServedModel) -> Iterator[tuple[str, str, str]]:
-    snapshot = served.snapshot()
-    filled = [slot for slot in snapshot.slots if slot.version]
-    for slot in sorted(filled, key=lambda slot: slot.version):
-        yield str(slot.version), _STATES[slot.state], ""
-    in_slots = {slot.version for slot in filled}
-    for failure in snapshot.failures:
-        if failure.version not in in_slots:
-            yield str(failure.version), "UNAVAILABLE", f"{failure.reason}: {failure.message}"
-    if not filled and not snapshot.failures:
-        yield "", "UNAVAILABLE", "no version is published on the channel yet"
 
 
 def _add_statistics(

@@ -66,6 +66,12 @@ def watch_model(served: ServedModel) -> None:
     VERSION_AGE.labels(served.name).set_function(lambda: served.age_ms / 1000)
 
 
+def forget_model(model: str) -> None:
+    """Lets go of a model that is served no more; its counters stay."""
+    SERVING_VERSION.remove(model)
+    VERSION_AGE.remove(model)
+
+
 def on_load(model: str, result: str, seconds: float) -> None:
     """A load ended; `seconds` count where it flipped."""
     LOADS.labels(model, result).inc()

@@ -7,6 +7,7 @@ first, time for gateways to notice, then streams end after their batches in flig
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import torch
 
@@ -15,25 +16,23 @@ from chassis.oip import SERVICE as INFERENCE_SERVICE
 from chassis.rest.server import HttpServer
 from chassis.server import RpcServer
 from chassis.telemetry import logger
-from inference_service import metrics
 from inference_service.admission import Admission
 from inference_service.architecture import Architecture
 from inference_service.executor import Executor
-from inference_service.loader import Loader
 from inference_service.readiness import Readiness
 from inference_service.registry_redis import RegistryLease
+from inference_service.repository import Repository
 from inference_service.served import ServedModel
 from inference_service.servicer import InferenceServicer
 from inference_service.settings import ReplicaSettings
 from inference_service.status import SERVICE as STATUS_SERVICE
 from inference_service.status import ReplicaServicer
 from inference_service.version_lookup import VersionLookup
-from inference_service.watcher import Watcher
 from model_store import Store
 
 log = logger(__name__)
 
-# Threads end between two tensors of a load; a forward pass is waited for this long at most.
+# A forward pass is waited for this long at most.
 JOIN_S = 5.0
 # What the drain did not finish over HTTP is cut off as soon as over gRPC.
 HTTP_GRACE_S = 0.5
@@ -49,10 +48,14 @@ class Replica:
         self.settings = settings
         self._store = store
         device = checked_device(settings.device)
-        self.models = {
-            followed.model: ServedModel(followed, self._on_first_flip)
-            for followed in settings.followed()
-        }
+        self.repository = Repository(
+            settings,
+            store,
+            Architecture(store, device, allow_import_path=settings.allow_import_path),
+            on_change=self._announce_if_ready,
+            on_first_flip=self._on_first_flip,
+        )
+        self.models: Mapping[str, ServedModel] = self.repository.models
         self.readiness = Readiness(self.models)
         self.admission = Admission(
             max_requests=settings.max_queue_requests, max_bytes=settings.max_queue_bytes
@@ -67,7 +70,7 @@ class Replica:
         )
         self._lookup = VersionLookup(store)
         self._servicer = InferenceServicer(
-            self.models,
+            self.repository,
             executor=self._executor,
             admission=self.admission,
             readiness=self.readiness,
@@ -81,14 +84,6 @@ class Replica:
             limits=settings.http_limits(settings.max_message_bytes),
             control=settings.allow_control,
         )
-        self._watchers = [
-            Watcher(store, served, poll_s=settings.poll_s) for served in self.models.values()
-        ]
-        architecture = Architecture(store, device, allow_import_path=settings.allow_import_path)
-        self._loaders = [
-            Loader(store, served, architecture, staging_bytes=settings.staging_bytes)
-            for served in self.models.values()
-        ]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lease: RegistryLease | None = None
         self._announcing: asyncio.Task[None] | None = None
@@ -116,18 +111,14 @@ class Replica:
         await self.http.start()
         self._lease = self._make_lease(name, port)
         self._executor.start(self._loop)
-        for served, watcher, loader in zip(
-            self.models.values(), self._watchers, self._loaders, strict=True
-        ):
-            metrics.watch_model(served)
-            watcher.start()
-            loader.start()
+        self.repository.start()
         return port
 
     async def drain(self) -> None:
         """Turns callers away, lets what runs finish, ends streams. Takes at most `drain_s`."""
         self.readiness.draining = True
         self.http.start_draining()
+        self.repository.close()
         await self.server.set_ready(False)
         if self._lease is not None:
             await self._lease.end()
@@ -152,19 +143,16 @@ class Replica:
             self._announcing.cancel()
         if self._lease is not None:
             await self._lease.end()
+        await self.repository.end_tasks()
         await asyncio.to_thread(self._end_threads)
 
     def _end_threads(self) -> None:
-        for served, watcher in zip(self.models.values(), self._watchers, strict=True):
-            watcher.stop()
-            served.stop()
+        self.repository.stop()
         # Wakes the watchers.
         self._store.close()
         self._executor.stop(JOIN_S)
         self._lookup.close()
-        for watcher, loader in zip(self._watchers, self._loaders, strict=True):
-            watcher.join(JOIN_S)
-            loader.join(JOIN_S)
+        self.repository.join()
 
     def _make_lease(self, name: str, port: int) -> RegistryLease | None:
         if not self.settings.registry:

@@ -7,6 +7,7 @@ about order (`policy.pursuit`) and loads nothing. Thread-safe.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import deque
@@ -31,6 +32,26 @@ class LoadFailure:
     reason: str
     message: str
     fail_time_ms: int
+    # Whether another try cannot help.
+    permanent: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Directive:
+    """What is to be served of a model: `version`, or where it is 0 what the channel names."""
+
+    channel: str
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a directive has come: the versions wanted and serving, 0 for none, and the failure
+    of the wanted one since it was given."""
+
+    wanted: int
+    serving: int
+    failure: LoadFailure | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +74,11 @@ class ServedSnapshot:
 
 
 class ServedModel:
-    """A model that this replica follows on one channel."""
+    """A model of this replica and the directive that says which version it serves.
+
+    `channel` is the one that what serves came from; it differs from the directive's until a version
+    of that one serves.
+    """
 
     def __init__(self, followed: Followed, on_first_flip: Callable[[], None]) -> None:
         self.name = followed.model
@@ -61,7 +86,16 @@ class ServedModel:
         self.slots = Slots()
         # Set at the first flip and the same ever after: a version that changes it is refused.
         self.signature: Signature | None = None
+        # Work that waits or runs, and the event that there is none; the event loop's.
+        self._inflight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._on_first_flip = on_first_flip
+        self._directive = Directive(followed.channel)
+        # The channel as last acted upon.
+        self._record: Channel | None = None
+        self._failure: LoadFailure | None = None
+        self._listeners: list[Callable[[], None]] = []
         self._changed = threading.Condition()
         self._pursuit = Pursuit()
         self._failures: deque[LoadFailure] = deque(maxlen=MOST_FAILURES)
@@ -89,12 +123,70 @@ class ServedModel:
             return 0
         return max(0, wall_time_ms() - slot.manifest.create_time_ms)
 
-    def on_channel(self, channel: Channel) -> None:
-        """The watcher saw the channel move."""
-        history = [move.version for move in channel.history] or [channel.version]
+    @property
+    def directive(self) -> Directive:
+        """What is to be served."""
+        return self._directive
+
+    @property
+    def record(self) -> Channel | None:
+        """The directive's channel as last acted upon; None before that."""
+        return self._record
+
+    def enter(self) -> None:
+        """Work of this model begins to wait; followed by one `leave`. On the event loop."""
+        self._inflight += 1
+        self._idle.clear()
+
+    def leave(self) -> None:
+        """It has ended."""
+        self._inflight -= 1
+        if not self._inflight:
+            self._idle.set()
+
+    async def wait_idle(self) -> None:
+        """Returns once none of its work waits or runs."""
+        await self._idle.wait()
+
+    def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """`listener` is called, in any thread, after each load that ended and each move of the
+        channel; returns the way out."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def direct(self, directive: Directive, record: Channel | None) -> None:
+        """Serves what `directive` says from now on; `record` is its channel as it stands, if known.
+
+        What serves goes on until then.
+        """
         with self._changed:
-            self._pursuit.on_channel(history, now=time.monotonic())
+            self._directive = directive
+            self._record = record
+            self._failure = None
+            now = time.monotonic()
+            if directive.version:
+                self._pursuit.on_pinned(directive.version, now=now)
+            else:
+                self._pursuit.on_followed(_history(record), now=now)
+            self._note_channel(self._pursuit.snapshot().serving)
             self._changed.notify_all()
+
+    def progress(self) -> Progress:
+        """How far the directive has come."""
+        with self._changed:
+            pursuit = self._pursuit.snapshot()
+            return Progress(pursuit.wanted, pursuit.serving, self._failure)
+
+    def on_channel(self, channel: Channel) -> None:
+        """The watcher saw the channel move. One that is not followed any more is not heeded."""
+        with self._changed:
+            if channel.name != self._directive.channel or not channel.follows(self._record):
+                return
+            self._record = channel
+            self._pursuit.on_channel(_history(channel), now=time.monotonic())
+            self._note_channel(self._pursuit.snapshot().serving)
+            self._changed.notify_all()
+        self._tell()
 
     def on_store_error(self, message: str) -> None:
         """The watcher could not read the store; "" once it could again."""
@@ -118,13 +210,16 @@ class ServedModel:
 
     def on_failed(self, version: int, reason: str, message: str, *, permanent: bool) -> None:
         """A load failed; what serves goes on serving."""
-        failure = LoadFailure(version, reason, message, wall_time_ms())
+        failure = LoadFailure(version, reason, message, wall_time_ms(), permanent)
         with self._changed:
             # Retries of one fault are one entry, else they would push out every other.
             if self._failures and self._failures[0].version == version:
                 self._failures.popleft()
             self._failures.appendleft(failure)
+            if version == self._pursuit.snapshot().wanted:
+                self._failure = failure
             self._pursuit.on_failed(version, permanent=permanent, now=time.monotonic())
+        self._tell()
 
     def flip(self, slot: Slot, signature: Signature, *, load_ms: float) -> bool:
         """Lets a loaded slot serve, unless the channel went back below it; whether it serves."""
@@ -134,6 +229,7 @@ class ServedModel:
                 self.slots.set_aside(slot)
                 self._pursuit.on_set_aside()
                 return False
+            self._note_channel(slot.version)
             self.signature = signature
             self.slots.flip(slot)
             self._swaps += 1
@@ -141,6 +237,7 @@ class ServedModel:
             self._pursuit.on_serving(slot.version, now=time.monotonic())
         if first:
             self._on_first_flip()
+        self._tell()
         return True
 
     def stop(self) -> None:
@@ -148,6 +245,15 @@ class ServedModel:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
+
+    def _note_channel(self, serving: int) -> None:
+        # A version loaded for the channel that was followed before does not belong to this one.
+        if serving and serving in (self._directive.version, *_history(self._record)):
+            self.channel = self._directive.channel
+
+    def _tell(self) -> None:
+        for listener in list(self._listeners):
+            listener()
 
     def snapshot(self) -> ServedSnapshot:
         """What there is to know about it."""
@@ -174,3 +280,10 @@ class ServedModel:
             load_step=self._load_step,
             store_error=self._store_error,
         )
+
+
+def _history(record: Channel | None) -> list[int]:
+    """Versions of the channel, oldest first, the present one last."""
+    if record is None:
+        return []
+    return [move.version for move in record.history] or [record.version]

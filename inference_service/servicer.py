@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 
 from chassis.call import Call
@@ -20,11 +20,11 @@ from chassis.tracing import Tracing
 from inference_service.admission import Admission
 from inference_service.answers import reply_of
 from inference_service.control import ControlRpcs
-from inference_service.counters import Counters
+from inference_service.counters import CountersByModel
 from inference_service.descriptions import Descriptions
 from inference_service.executor import Executor
 from inference_service.readiness import Readiness
-from inference_service.served import ServedModel
+from inference_service.repository import Repository
 from inference_service.stream import InferStream
 from inference_service.traces import trace_work
 from inference_service.version_lookup import VersionLookup
@@ -37,7 +37,7 @@ class InferenceServicer(Descriptions, ControlRpcs):
 
     def __init__(
         self,
-        models: Mapping[str, ServedModel],
+        repository: Repository,
         *,
         executor: Executor,
         admission: Admission,
@@ -45,8 +45,8 @@ class InferenceServicer(Descriptions, ControlRpcs):
         lookup: VersionLookup,
         max_stream_requests: int,
     ) -> None:
-        Descriptions.__init__(self, models, {name: Counters(name) for name in models})
-        ControlRpcs.__init__(self, Tracing("replica"), self._intake.model)
+        Descriptions.__init__(self, repository.models, CountersByModel())
+        ControlRpcs.__init__(self, repository, Tracing("replica"))
         self._executor = executor
         self._admission = admission
         self._readiness = readiness
@@ -133,6 +133,7 @@ class InferenceServicer(Descriptions, ControlRpcs):
                 field="model_name",
             )
         self._admission.enter(work.size_bytes)
+        work.served.enter()
         work.on_done = lambda done: self._end(done, on_done)
         if on_response is not None:
             work.on_response = partial(self._respond, on_response)
@@ -155,6 +156,7 @@ class InferenceServicer(Descriptions, ControlRpcs):
         on_response(work, response)
 
     def _end(self, work: Work, on_done: Callable[[Work], None]) -> None:
+        work.served.leave()
         self._counters[work.served.name].on_done(work)
         if self._tracing.on:
             trace_work(self._tracing, work)

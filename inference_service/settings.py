@@ -44,6 +44,11 @@ class ReplicaSettings(HttpSettings):
     # has no port of its own for that; gateways that are to do it need it where there are no
     # identities.
     allow_control: bool = False
+    # Stored versions of a model that RepositoryIndex names beside the loaded ones, newest first.
+    # Enough to choose one to go back to; a line may hold many thousands.
+    index_versions: int = Field(10, ge=0)
+    # Seconds that a load asked for by RPC may take, whatever its caller's deadline.
+    load_timeout_s: float = Field(600.0, gt=0)
     # "cpu" or "cuda:N".
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     # Threads of one forward pass; 0 leaves torch's own choice (a thread per core).

@@ -58,7 +58,7 @@ class Slots:
 
     @property
     def serving(self) -> Slot | None:
-        """The slot that answers; None before the first flip, never None after it."""
+        """The slot that answers; None before the first flip, never None after it until `clear`."""
         return self._serving
 
     def pin(self, version: int = 0) -> Slot | None:
@@ -119,6 +119,15 @@ class Slots:
                 self._serving.state = SlotState.STANDBY
             slot.state = SlotState.SERVING
             self._serving = slot
+
+    def clear(self) -> None:
+        """Lets go of what both hold; for a model that is served no more and has no work left."""
+        with self._lock:
+            self._serving = None
+            for slot in self._slots:
+                slot.state = SlotState.EMPTY
+                slot.version, slot.version_text = 0, ""
+                slot.instance, slot.manifest = None, None
 
     def standby(self, version: int) -> Slot | None:
         """The slot that stands by with `version`, verified when it was loaded."""

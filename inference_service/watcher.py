@@ -28,7 +28,6 @@ class Watcher:
         self._served = served
         self._poll_s = poll_s
         self._stopping = threading.Event()
-        self._acted_on: Channel | None = None
         self._error = ""
         self._thread = threading.Thread(
             target=self._watch, name=f"watch-{served.name}", daemon=True
@@ -58,19 +57,19 @@ class Watcher:
                 self._stopping.wait(PAUSE_AFTER_ERROR_S)
 
     def _look(self) -> None:
-        channel = self._store.channel(self._served.name, self._served.channel)
-        if channel is None or channel == self._acted_on:
+        channel = self._store.channel(self._served.name, self._served.directive.channel)
+        acted_on = self._served.record
+        if channel is None or channel == acted_on:
             self._report("")
-        elif not channel.follows(self._acted_on):
-            self._report(
-                f"channel {channel.name!r} of model {channel.model!r} went back from "
-                f"{_position(self._acted_on)} to {_position(channel)}; the store has lost data or "
-                "a fenced writer moved it"
-            )
-        else:
-            self._acted_on = channel
+        elif not _same_line(channel, acted_on) or channel.follows(acted_on):
             self._served.on_channel(channel)
             self._report("")
+        else:
+            self._report(
+                f"channel {channel.name!r} of model {channel.model!r} went back from "
+                f"{_position(acted_on)} to {_position(channel)}; the store has lost data or "
+                "a fenced writer moved it"
+            )
 
     def _report(self, message: str, error: Exception | None = None) -> None:
         if message and message != self._error and not self._stopping.is_set():
@@ -83,6 +82,11 @@ class Watcher:
             )
         self._error = message
         self._served.on_store_error(message)
+
+
+def _same_line(channel: Channel, acted_on: Channel | None) -> bool:
+    # Another channel was named while this one was read: the served model knows which counts.
+    return acted_on is None or acted_on.name == channel.name
 
 
 def _position(channel: Channel | None) -> str:

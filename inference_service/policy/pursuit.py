@@ -7,6 +7,9 @@ The newest wanted version is pursued and those in between are skipped. A version
 for what it is stays refused until the channel moves; one whose load failed on the way is tried
 again with growing pauses. A replica that serves nothing yet falls back along the channel's history
 rather than answer nobody: to older versions that were not rolled back.
+
+An operator may pin a version: then it is the wanted one whatever the channel does, nothing stands
+in for it, and no other version flips until the pin is lifted.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ class Pursuit:
 
     def __init__(self) -> None:
         self._wanted = 0
+        # 0 while the channel is followed.
+        self._pinned = 0
         self._serving = 0
         self._fallbacks: tuple[int, ...] = ()
         self._refused: set[int] = set()
@@ -42,12 +47,21 @@ class Pursuit:
 
     def on_channel(self, history: Sequence[int], *, now: float) -> None:
         """The channel moved; `history` holds its versions, oldest first, the wanted one last."""
-        self._wanted = history[-1]
-        self._fallbacks = _standing(history)[:-1]
-        self._refused.clear()
-        self._failures = 0
-        self._retry_at = None
-        self._note_distance(now)
+        if not self._pinned:
+            self._want(history[-1], _standing(history)[:-1], now)
+
+    def on_pinned(self, version: int, *, now: float) -> None:
+        """`version` and no other is wanted from now on."""
+        self._pinned = version
+        self._want(version, (), now)
+
+    def on_followed(self, history: Sequence[int], *, now: float) -> None:
+        """A channel, perhaps another one, is followed from now on; `history` as for `on_channel`.
+
+        Empty where nothing is known of the channel yet: what serves stays until it is.
+        """
+        self._pinned = 0
+        self._want(history[-1] if history else self._serving, _standing(history)[:-1], now)
 
     def on_serving(self, version: int, *, now: float) -> None:
         """`version` answers requests from now on."""
@@ -93,7 +107,7 @@ class Pursuit:
         Later publications do not hold it up, else a fast publisher would starve the replica. A
         channel that went back below it was rolled back: it must not serve, not for a moment.
         """
-        return version <= self._wanted
+        return version == self._pinned if self._pinned else version <= self._wanted
 
     def snapshot(self) -> PursuitSnapshot:
         """Where it stands."""
@@ -107,6 +121,14 @@ class Pursuit:
         if self._serving:
             return None
         return next((v for v in reversed(self._fallbacks) if v not in self._refused), None)
+
+    def _want(self, version: int, fallbacks: tuple[int, ...], now: float) -> None:
+        self._wanted = version
+        self._fallbacks = fallbacks
+        self._refused.clear()
+        self._failures = 0
+        self._retry_at = None
+        self._note_distance(now)
 
     def _note_distance(self, now: float) -> None:
         if self._wanted == self._serving:

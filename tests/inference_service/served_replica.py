@@ -80,7 +80,9 @@ class ServedReplica:
                 await asyncio.sleep(0.002)
 
     async def status(self) -> replica_pb2.ReplicaGetStatusResponse:
-        return await self.own.GetStatus(replica_pb2.ReplicaGetStatusRequest())
+        # A machine busy with other tests may stall the first connection for long.
+        request = replica_pb2.ReplicaGetStatusRequest()
+        return await self.own.GetStatus(request, wait_for_ready=True)
 
     async def infer(self, x: np.ndarray, **how: object) -> tuple[int, np.ndarray]:
         """The version that answered, and output "y"."""

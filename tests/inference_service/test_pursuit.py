@@ -95,10 +95,67 @@ def test_what_serves_is_never_left_for_an_older_fallback():
     assert pursuit.take_version(now=0.0) is None
 
 
+def test_a_pin_is_wanted_whatever_the_channel_does():
+    pursuit = Pursuit()
+    pursuit.on_channel([1, 2, 3], now=0.0)
+    assert pursuit.take_version(now=0.0) == 3
+    pursuit.on_pinned(2, now=1.0)
+    assert pursuit.take_version(now=1.0) is None, "one load at a time"
+    assert not pursuit.may_flip(3), "the version under way is not the one pinned"
+    pursuit.on_set_aside()
+    assert pursuit.take_version(now=1.0) == 2
+    assert pursuit.may_flip(2)
+    pursuit.on_serving(2, now=2.0)
+    pursuit.on_channel([1, 2, 3, 4], now=3.0)
+    assert pursuit.take_version(now=3.0) is None
+    assert pursuit.snapshot() == PursuitSnapshot(2, 2, None)
+
+
+def test_an_older_version_under_way_does_not_flip_over_a_pin():
+    pursuit = Pursuit()
+    pursuit.on_channel([1], now=0.0)
+    assert pursuit.take_version(now=0.0) == 1
+    pursuit.on_pinned(5, now=0.0)
+    assert not pursuit.may_flip(1)
+
+
+def test_nothing_stands_in_for_a_pinned_version_that_does_not_load():
+    pursuit = Pursuit()
+    pursuit.on_pinned(7, now=0.0)
+    assert pursuit.take_version(now=0.0) == 7
+    pursuit.on_failed(7, permanent=True, now=0.0)
+    assert pursuit.take_version(now=1e9) is None
+    pursuit.on_pinned(7, now=1.0)
+    assert pursuit.take_version(now=1.0) == 7, "asked for again: one more try"
+
+
+def test_a_pin_that_is_lifted_leaves_the_channel_to_decide():
+    pursuit = Pursuit()
+    pursuit.on_pinned(1, now=0.0)
+    pursuit.take_version(now=0.0)
+    pursuit.on_serving(1, now=0.0)
+    pursuit.on_followed([], now=1.0)
+    assert pursuit.take_version(now=1.0) is None, "nothing is known of the channel yet"
+    assert pursuit.snapshot() == PursuitSnapshot(1, 1, None)
+    pursuit.on_channel([1, 2], now=2.0)
+    assert pursuit.take_version(now=2.0) == 2
+
+
+def test_another_channel_may_lie_below_what_serves():
+    pursuit = Pursuit()
+    pursuit.on_channel([8, 9], now=0.0)
+    pursuit.take_version(now=0.0)
+    pursuit.on_serving(9, now=0.0)
+    pursuit.on_followed([3, 4], now=1.0)
+    assert pursuit.take_version(now=1.0) == 4
+    assert pursuit.may_flip(4) and not pursuit.may_flip(9)
+
+
 @given(
     facts=st.lists(
         st.tuples(
-            st.sampled_from(["channel", "serve", "fail", "refuse", "aside"]), st.integers(1, 6)
+            st.sampled_from(["channel", "pin", "follow", "serve", "fail", "refuse", "aside"]),
+            st.integers(1, 6),
         )
     ),
     spans=st.lists(st.floats(0, 20), min_size=40, max_size=40),
@@ -110,6 +167,10 @@ def test_progress_after_draining_the_next_wakeup_lies_ahead(facts, spans):
         if fact == "channel":
             history.append(number)
             pursuit.on_channel(history, now=now)
+        elif fact == "pin":
+            pursuit.on_pinned(number, now=now)
+        elif fact == "follow":
+            pursuit.on_followed(history, now=now)
         elif loading is not None:
             if fact == "serve" and pursuit.may_flip(loading):
                 pursuit.on_serving(loading, now=now)

@@ -135,7 +135,7 @@ async def test_a_malformed_message_is_invalid(replica):
 
 async def test_rpcs_that_a_replica_lacks(replica):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await replica.oip.RepositoryModelLoad(oip.RepositoryModelLoadRequest())
+        await replica.oip.CudaSharedMemoryStatus(oip.CudaSharedMemoryStatusRequest())
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 

@@ -1,0 +1,48 @@
+"""A served model with the two threads that keep it: one watches its channel, one loads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from inference_service.architecture import Architecture
+from inference_service.loader import Loader
+from inference_service.served import ServedModel
+from inference_service.settings import Followed, ReplicaSettings
+from inference_service.watcher import Watcher
+from model_store.store import Store
+
+
+class Following:
+    """`start` begins, `stop` asks both threads to end, `join` waits for them."""
+
+    def __init__(
+        self,
+        followed: Followed,
+        store: Store,
+        architecture: Architecture,
+        settings: ReplicaSettings,
+        *,
+        on_first_flip: Callable[[], None],
+    ) -> None:
+        self.served = ServedModel(followed, on_first_flip)
+        self._watcher = Watcher(store, self.served, poll_s=settings.poll_s)
+        self._loader = Loader(
+            store, self.served, architecture, staging_bytes=settings.staging_bytes
+        )
+
+    def start(self) -> None:
+        """Starts to watch and to load."""
+        self._watcher.start()
+        self._loader.start()
+
+    def stop(self) -> None:
+        """The loader ends before its next step, the watcher after its look at the store."""
+        self._watcher.stop()
+        self.served.stop()
+
+    def join(self, timeout_s: float) -> None:
+        """Blocks until both have ended, for at most `timeout_s`."""
+        until = time.monotonic() + timeout_s
+        self._loader.join(timeout_s)
+        self._watcher.join(max(0.0, until - time.monotonic()))

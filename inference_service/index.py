@@ -1,0 +1,98 @@
+"""RepositoryIndex: what is loaded, what could be, and why the rest is not.
+
+From memory where only ready versions are asked for: gateways do so four times a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from chassis.errors import HeadraceError
+from chassis.telemetry import logger
+from inference_service.repository import Repository
+from inference_service.served import LoadFailure, ServedModel
+from inference_service.slot import SlotState
+from protos.inference import grpc_service_pb2 as oip
+
+log = logger(__name__)
+
+READY = "READY"
+UNAVAILABLE = "UNAVAILABLE"
+# How Triton's clients call what a slot is doing.
+_STATES = {
+    SlotState.LOADING: "LOADING",
+    SlotState.SERVING: READY,
+    SlotState.STANDBY: READY,
+}
+# version, state, reason
+Entry = tuple[str, str, str]
+
+
+def ready_index(repository: Repository) -> oip.RepositoryIndexResponse:
+    """The versions that would answer now."""
+    reply = oip.RepositoryIndexResponse()
+    for name, served in sorted(repository.models.items()):
+        for version in ready_versions(served):
+            reply.models.add(name=name, version=version, state=READY)
+    return reply
+
+
+async def whole_index(repository: Repository) -> oip.RepositoryIndexResponse:
+    """Every model served or in the store, its newest stored versions included.
+
+    While the store does not answer, only what this process knows itself.
+    """
+    stored = await _stored(repository)
+    reply = oip.RepositoryIndexResponse()
+    names = {*repository.models, *repository.arriving, *repository.absent, *stored}
+    for name in sorted(names):
+        for version, state, reason in _entries(repository, name, stored.get(name, ())):
+            reply.models.add(name=name, version=version, state=state, reason=reason)
+    return reply
+
+
+def ready_versions(served: ServedModel) -> list[str]:
+    """The versions of a model that would answer, ascending."""
+    ready = [slot.version for slot in served.slots.snapshot() if _STATES.get(slot.state) == READY]
+    return [str(version) for version in sorted(ready)]
+
+
+async def _stored(repository: Repository) -> dict[str, list[int]]:
+    try:
+        return await repository.newest_stored()
+    except HeadraceError as error:
+        log.warning("index without the model store", reason=error.reason, message=error.message)
+        return {}
+
+
+def _entries(repository: Repository, name: str, stored: Sequence[int]) -> list[Entry]:
+    served = repository.models.get(name) or repository.arriving.get(name)
+    if served is not None:
+        known = dict(_of_served(served))
+        reason = "not loaded"
+    else:
+        known = {}
+        absent = repository.absent.get(name)
+        reason = "unloaded" if absent is not None and absent.failure is None else "not loaded"
+        if absent is not None and absent.failure is not None:
+            known[absent.failure.version] = _failed(absent.failure)
+    for version in stored:
+        known.setdefault(version, (UNAVAILABLE, reason))
+    if not known:
+        published = "no version is published on the channel yet" if served else reason
+        return [("", UNAVAILABLE, published)]
+    return [(str(version), *known[version]) for version in sorted(known)]
+
+
+def _of_served(served: ServedModel) -> Iterator[tuple[int, tuple[str, str]]]:
+    snapshot = served.snapshot()
+    # The newest failure of a version comes first and must stay; a slot that holds it knows better.
+    for failure in reversed(snapshot.failures):
+        yield failure.version, _failed(failure)
+    for slot in snapshot.slots:
+        if slot.version:
+            yield slot.version, (_STATES[slot.state], "")
+
+
+def _failed(failure: LoadFailure) -> tuple[str, str]:
+    return UNAVAILABLE, f"{failure.reason}: {failure.message}"
