@@ -157,6 +157,16 @@ class Signature:
             self._check_padding(padding)
         self._check_labels()
 
+    @property
+    def arguments(self) -> tuple[TensorSpec, ...]:
+        """What forward takes: inputs, then states."""
+        return self.inputs + self.states
+
+    @property
+    def results(self) -> tuple[TensorSpec, ...]:
+        """What forward returns: outputs, then new states."""
+        return self.outputs + self.states
+
     def _check_states(self) -> None:
         leading = 1 if self.max_batch_size else 0
         taken = {spec.name for spec in (*self.inputs, *self.outputs)}

@@ -24,11 +24,13 @@ from headrace.program import DATATYPES, load_program
 from headrace.values import (
     Value,
     close,
+    copied,
     datatype_of_value,
     fits,
     outputs_in_order,
     uses_bytes,
     value_of_array,
+    zero_state,
 )
 from headrace.weights import State, Table, table_of
 from model_store.records import Manifest, Program, ProgramKind
@@ -43,7 +45,7 @@ Example = torch.Tensor | Sequence[torch.Tensor] | Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """A signature, one golden value an input, and a stored program if there is one to reuse."""
+    """A signature, a golden value an input and a state, and a stored program if one is reused."""
 
     signature: Signature
     golden: tuple[Value, ...]
@@ -56,7 +58,7 @@ def from_model(model: Model) -> Interface:
     Raises InvalidArgument (BAD_SPEC, BAD_NAME, BAD_EXAMPLE).
     """
     signature = model.signature
-    return Interface(signature, _golden_of(model.samples()[0], signature.inputs, signature))
+    return Interface(signature, _golden_call(model.samples()[0], signature))
 
 
 def from_specs(
@@ -130,9 +132,10 @@ def _check_program(
     program.load_state_dict(state, assign=True)
     absolute, relative = tolerances(state.values()) if state else (0.0, 0.0)
     with torch.no_grad():
-        theirs = outputs_in_order(program(*golden), manifest.signature)
+        arguments = [copied(value, torch.device("cpu")) for value in golden]
+        theirs = outputs_in_order(program(*arguments), manifest.signature)
     ours = outputs_in_order(run(module, golden), manifest.signature)
-    for spec, one, other in zip(manifest.signature.outputs, ours, theirs, strict=True):
+    for spec, one, other in zip(manifest.signature.results, ours, theirs, strict=True):
         if not close(one, other, absolute, relative):
             raise _no_signature(
                 f"output {spec.name!r} differs from what the program of version "
@@ -169,7 +172,7 @@ def _first_difference(stored: Table, ours: Table) -> str:
 def _stored_golden(store: Store, manifest: Manifest) -> tuple[Value, ...]:
     signature = manifest.signature
     if manifest.probe is None:
-        return _golden_of(_drawn(signature), signature.inputs, signature)
+        return _golden_call(_drawn(signature), signature)
     return decode_probe(store.read_blob(manifest.probe.digest), signature).inputs
 
 
@@ -228,6 +231,13 @@ def _spec(name: str, tensor: Any, max_batch_size: int) -> TensorSpec:
             )
         shape = (-1, *shape[1:])
     return TensorSpec(name, DATATYPES[tensor.dtype], shape)
+
+
+def _golden_call(arrays: Mapping[str, Any], signature: Signature) -> tuple[Value, ...]:
+    """Golden inputs, and the states of a sequence that begins: zeros."""
+    golden = _golden_of(arrays, signature.inputs, signature)
+    rows = len(golden[0]) if signature.max_batch_size else 0
+    return golden + tuple(zero_state(spec, rows) for spec in signature.states)
 
 
 def _golden_of(

@@ -27,7 +27,7 @@ from torch import nn
 from chassis.errors import DataLoss, InvalidArgument
 from chassis.tensors import Signature, TensorSpec, decode_raw, encode_raw
 from headrace.program import evaluating
-from headrace.values import Value, datatype_of_value, moved, outputs_in_order
+from headrace.values import Value, copied, datatype_of_value, moved, outputs_in_order
 
 INPUT = "input."
 OUTPUT = "output."
@@ -90,10 +90,10 @@ def _buffers_restored(module: nn.Module) -> Iterator[None]:
 
 
 def run(module: nn.Module, inputs: Sequence[Value]) -> Any:
-    """What forward returns for `inputs`, which are moved to the module's device."""
+    """What forward returns for `inputs`, which are copied to the module's device."""
     device = device_of(module)
     with undisturbed(module):
-        return module(*(moved(value, device) for value in inputs))
+        return module(*(copied(value, device) for value in inputs))
 
 
 def responses(
@@ -136,7 +136,7 @@ def tolerances(tensors: Iterable[torch.Tensor]) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """What a probe blob holds, everything in signature order.
+    """What a probe blob holds, everything in signature order, states behind inputs and outputs.
 
     `answers` are the outputs: one entry, or of a decoupled model one for each response recorded;
     None where the model does not repeat itself.
@@ -153,9 +153,10 @@ def encode_probe(
 
     Raises InvalidArgument (NON_FINITE) where an output is NaN.
     """
-    named = {INPUT + spec.name: value for spec, value in zip(signature.inputs, inputs, strict=True)}
+    arguments = zip(signature.arguments, inputs, strict=True)
+    named = {INPUT + spec.name: value for spec, value in arguments}
     for index, answer in enumerate(answers or ()):
-        for spec, value in zip(signature.outputs, answer, strict=True):
+        for spec, value in zip(signature.results, answer, strict=True):
             if isinstance(value, torch.Tensor) and bool(torch.isnan(value).any()):
                 raise InvalidArgument(
                     "NON_FINITE",
@@ -188,16 +189,16 @@ def decode_probe(content: bytes, signature: Signature) -> Golden:
         tensors = load(content)
     except SafetensorError as error:
         raise DataLoss("BAD_PROBE", f"the probe blob does not load: {error}") from error
-    inputs = tuple(_read(tensors, INPUT + spec.name, spec) for spec in signature.inputs)
+    inputs = tuple(_read(tensors, INPUT + spec.name, spec) for spec in signature.arguments)
     answers: list[tuple[Value, ...]] = []
     first = signature.outputs[0]
     while _output_key(signature, len(answers), first) in tensors or not (
         answers or may_vary(signature)
     ):
-        keys = [_output_key(signature, len(answers), spec) for spec in signature.outputs]
         answers.append(
             tuple(
-                _read(tensors, key, spec) for key, spec in zip(keys, signature.outputs, strict=True)
+                _read(tensors, _output_key(signature, len(answers), spec), spec)
+                for spec in signature.results
             )
         )
         if not signature.decoupled:

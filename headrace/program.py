@@ -66,9 +66,9 @@ def export_program(
 ) -> bytes:
     """Exports `module` in eval mode with a dynamic batch dimension and dynamic -1 dimensions.
 
-    `example` holds one tensor an input, in signature order. Its batch is made two rows: one would
-    be taken for a constant, and a size that varies would vary the blob. The module is left as it
-    was.
+    `example` holds one tensor an input and then one a state, in signature order. Its batch is made
+    two rows: one would be taken for a constant, and a size that varies would vary the blob. The
+    module is left as it was.
     Raises InvalidArgument (NOT_EXPORTABLE) with torch's own first line.
     """
     arguments = tuple(_two_rows(tensor, signature) for tensor in example)
@@ -128,7 +128,7 @@ def _dynamic_shapes(module: nn.Module, signature: Signature) -> tuple[Any, ...]:
             for index, size in enumerate(spec.shape)
             if size == -1 and not (index == 0 and signature.max_batch_size == 1)
         }
-        for spec in signature.inputs
+        for spec in signature.arguments
     )
     kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
     # The exporter takes forward(*inputs) as one argument.

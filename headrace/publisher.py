@@ -212,7 +212,7 @@ class Publisher:
         answers = self._answers(module, prepared)
         rows = len(prepared.golden[0]) if signature.max_batch_size else 0
         for answer in answers:
-            for spec, value in zip(signature.outputs, answer, strict=True):
+            for spec, value in zip(signature.results, answer, strict=True):
                 _check_output(spec, value, rows)
         numbers = [v for answer in answers for v in answer if isinstance(v, torch.Tensor)]
         tolerances = probe.tolerances([*state.values(), *numbers])

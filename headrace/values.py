@@ -15,7 +15,7 @@ import torch
 
 from chassis.errors import InvalidArgument
 from chassis.tensors import Signature, TensorSpec
-from headrace.program import DATATYPES
+from headrace.program import DATATYPES, TORCH_TYPES
 
 BytesArray: TypeAlias = npt.NDArray[np.object_]
 Value: TypeAlias = torch.Tensor | BytesArray
@@ -70,9 +70,22 @@ def fits(value: Value, spec: TensorSpec, rows: int) -> bool:
     )
 
 
+def zero_state(spec: TensorSpec, rows: int) -> torch.Tensor:
+    """A state as its sequence begins; `rows` 0 for a model without a batch dimension."""
+    shape = (rows, *spec.shape[1:]) if rows else spec.shape
+    return torch.zeros(shape, dtype=TORCH_TYPES[spec.datatype])
+
+
 def moved(value: Value, device: torch.device) -> Value:
     """The value on `device`; BYTES stay where they are."""
     return value.to(device) if isinstance(value, torch.Tensor) else value
+
+
+def copied(value: Value, device: torch.device) -> Value:
+    """A copy on `device`, for a module that may write to its arguments, as one with states does."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, copy=True)
+    return value.copy()
 
 
 def close(one: Value, other: Value, absolute: float, relative: float) -> bool:
@@ -92,12 +105,12 @@ def uses_bytes(signature: Signature) -> bool:
 
 
 def outputs_in_order(result: Any, signature: Signature) -> list[Value]:
-    """What forward returned or generate yielded, in the signature's order.
+    """What forward returned or generate yielded, in the signature's order: outputs, then states.
 
     Raises InvalidArgument (BAD_OUTPUT) on another count, a missing name, or something that is
     neither a tensor nor, for BYTES, an array of bytes.
     """
-    specs = signature.outputs
+    specs = signature.results
     found = _listed(result, specs)
     names = [spec.name for spec in specs]
     if len(found) != len(names):

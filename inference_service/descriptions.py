@@ -29,6 +29,7 @@ from protos.inference import grpc_service_pb2 as oip
 EXTENSIONS = (
     "model_configuration",
     "statistics",
+    "sequence",
     "model_repository",
     "model_repository(unload_dependents)",
     "trace",

@@ -1,11 +1,9 @@
 """One thread that runs forward passes on one device: a batch, then a step of a generation, in turn.
 
-Decides on which slot a batch runs (pinned at the last moment, so that it gets the newest version),
-and that work nobody waits for any more is skipped. Batches go in order of arrival; between two of
-them at most one generation (`generation`) makes one step, so that a long answer holds up a batch by
-no more. The event loop hands work over through a queue and gets it back through
-`call_soon_threadsafe`; a forward pass never runs on the loop.
-How much may wait is bounded by `Admission`.
+Batches go in order of arrival; between two of them at most one generation (`generation`) makes one
+step, so that a long answer holds up a batch by no more. The event loop hands work over through a
+queue and gets it back through `call_soon_threadsafe`; a forward pass never runs on the loop.
+On which slot work runs is decided in `placement`, how much may wait is bounded by `Admission`.
 """
 
 from __future__ import annotations
@@ -21,12 +19,14 @@ from typing import Any
 
 import torch
 
-from chassis.errors import DeadlineExceeded, FailedPrecondition, HeadraceError, Unavailable
+from chassis.errors import HeadraceError, Unavailable
 from headrace.values import Value
 from inference_service.buffers import raw_of, value_of
 from inference_service.faults import answer_to
 from inference_service.generation import Generation, Generations
 from inference_service.instance import Instance
+from inference_service.placement import leave, placed
+from inference_service.sequences import states_of
 from inference_service.slot import Slot
 from inference_service.work import Work
 
@@ -115,10 +115,10 @@ class Executor:
         """A generation that now has the slot, or None: the work is done."""
         now = time.monotonic()
         work.queue_s = now - work.queued_at
-        work.error = _why_not(work, now)
-        slot = None if work.error is not None else work.served.slots.pin(work.version)
-        if slot is None:
-            work.error = work.error or _not_loaded(work)
+        try:
+            slot = placed(work, now)
+        except HeadraceError as error:
+            work.error = error
             return None
         generation = None
         try:
@@ -132,6 +132,7 @@ class Executor:
         finally:
             if generation is None:
                 work.served.slots.release(slot)
+                leave(work)
         return generation
 
     def _computed(self, work: Work, slot: Slot, started: float) -> Generation | None:
@@ -143,6 +144,9 @@ class Executor:
             value_of(raw, spec.datatype, shape, self._device)
             for raw, spec, shape in zip(asked.raw, work.signature.inputs, asked.shapes, strict=True)
         ]
+        if work.sequence is not None:
+            rows = asked.rows if work.signature.max_batch_size else 0
+            inputs += states_of(work.sequence, work.signature.states, rows, self._device)
         ready = time.monotonic()
         work.input_s = ready - started
         if work.signature.decoupled:
@@ -163,6 +167,7 @@ class Executor:
             (specs[index], tuple(outputs[index].shape), raw_of(outputs[index]))
             for index in work.wanted
         ]
+        work.states = outputs[len(specs) :]
         work.infer_s = computed - started
         work.output_s = time.monotonic() - computed
 
@@ -194,6 +199,7 @@ class Executor:
     def _end(self, generation: Generation, error: HeadraceError | None) -> None:
         generation.end()
         generation.work.error = error
+        leave(generation.work)
         self._tell(generation.work.on_done, generation.work)
 
     def _tell(self, call: Callable[..., None], *arguments: Any) -> None:
@@ -202,23 +208,3 @@ class Executor:
         # The loop is closed only when the process ends before its queue has.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(call, *arguments)
-
-
-def _why_not(work: Work, now: float) -> HeadraceError | None:
-    if work.abandoned:
-        return Unavailable("ABANDONED", "the caller is gone")
-    if now > work.deadline:
-        return DeadlineExceeded(
-            "DEADLINE_EXCEEDED", "the deadline passed while the batch waited for the device"
-        )
-    return None
-
-
-def _not_loaded(work: Work) -> HeadraceError:
-    serving = work.served.slots.serving
-    return FailedPrecondition(
-        "VERSION_NOT_LOADED",
-        f"version {work.version} of model {work.served.name!r} is not loaded here; version "
-        f"{serving.version if serving is not None else 0} serves",
-        field="model_version",
-    )

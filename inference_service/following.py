@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from inference_service.architecture import Architecture
 from inference_service.loader import Loader
+from inference_service.sequences import SequenceBounds
 from inference_service.served import ServedModel
 from inference_service.settings import Followed, ReplicaSettings
 from inference_service.watcher import Watcher
@@ -25,7 +26,10 @@ class Following:
         *,
         on_first_flip: Callable[[], None],
     ) -> None:
-        self.served = ServedModel(followed, on_first_flip)
+        bounds = SequenceBounds(
+            settings.max_sequences, settings.sequence_idle_s, settings.sequence_hold_s
+        )
+        self.served = ServedModel(followed, on_first_flip, bounds)
         self._watcher = Watcher(store, self.served, poll_s=settings.poll_s)
         self._loader = Loader(
             store, self.served, architecture, staging_bytes=settings.staging_bytes

@@ -86,11 +86,11 @@ class Instance:
         return {name for name, _ in self._module.named_parameters(remove_duplicate=False)}
 
     def run(self, inputs: Sequence[Value]) -> list[Value]:
-        """The outputs in signature order, for inputs in signature order, on the device.
+        """The outputs and new states in signature order, for inputs and states in that order.
 
-        To be called in inference mode. Raises InvalidArgument (UNSUPPORTED_SHAPE,
-        UNSUPPORTED_VALUE), ResourceExhausted (OUT_OF_MEMORY), BadOutput, ModelFailure, and a device
-        fault as it is.
+        All on the device. To be called in inference mode. Raises InvalidArgument
+        (UNSUPPORTED_SHAPE, UNSUPPORTED_VALUE), ResourceExhausted (OUT_OF_MEMORY), BadOutput,
+        ModelFailure, and a device fault as it is.
         """
         try:
             result = self._forward(inputs) if self._exported else self._module(*inputs)
@@ -164,7 +164,7 @@ class Instance:
             outputs = outputs_in_order(result, self.signature)
         except InvalidArgument as error:
             raise BadOutput(error.message) from error
-        for spec, value in zip(self.signature.outputs, outputs, strict=True):
+        for spec, value in zip(self.signature.results, outputs, strict=True):
             if not fits(value, spec, rows):
                 raise BadOutput(
                     f"output {spec.name!r} is {datatype_of_value(value)} of shape "

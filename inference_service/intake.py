@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from chassis.errors import InvalidArgument, NotFound, Unavailable
 from chassis.infer import checked_inputs, wanted_outputs
 from chassis.oip import checked_version
+from chassis.sequences import sequence_required, step_of
 from chassis.stream_errors import EMPTY_FINAL_PARAMETER
 from inference_service.served import ServedModel
 from inference_service.work import Work
@@ -37,7 +38,9 @@ class Intake:
             )
         return served
 
-    def work_of(self, request: oip.ModelInferRequest, remaining_s: float | None) -> Work:
+    def work_of(
+        self, request: oip.ModelInferRequest, remaining_s: float | None, caller: str = ""
+    ) -> Work:
         """The work a request asks for; `remaining_s` is what the caller's deadline leaves.
 
         Raises InvalidArgument, NotFound (MODEL_NOT_FOUND, CHANNEL_NOT_SERVED) and Unavailable
@@ -52,6 +55,9 @@ class Intake:
         if request.parameters:
             _check_channel(request.parameters, served)
             deadline = min(deadline, time.monotonic() + _timeout_s(request.parameters))
+        step = step_of(request.parameters)
+        if step is None and signature.states:
+            raise sequence_required(served.name)
         inputs = checked_inputs(request, signature)
         return Work(
             served=served,
@@ -60,6 +66,8 @@ class Intake:
             inputs=inputs,
             wanted=wanted_outputs(request, signature),
             version=version,
+            step=step,
+            caller=caller,
             deadline=deadline,
             size_bytes=sum(map(len, inputs.raw)),
             empty_final=_wants_empty_final(request.parameters),

@@ -1,8 +1,8 @@
 """Brings a wanted version into the idle slot and flips to it; the order of a load stands here.
 
-manifest -> signature -> table of tensors -> fetch -> idle slot -> fill -> verify -> finite ->
-warm-up -> probe -> flip. All that can be refused without touching a slot is refused first. A failed
-load changes nothing that serves. Blocking: it owns a thread, the event loop never waits for it.
+manifest -> signature -> table of tensors -> fetch -> hold -> idle slot -> fill -> verify -> finite
+-> warm-up -> probe -> flip. All that can be refused without touching a slot is refused first. A
+failed load changes nothing that serves. Blocking: it owns a thread, the event loop never waits.
 Which version is next and when a failed one is tried again is `policy.pursuit`'s decision.
 """
 
@@ -110,6 +110,10 @@ class Loader:
         fill.fetch(self._staging_bytes)
         rehearsal = self._rehearsal(manifest)
         failpoint("load.after_fetch")
+        self._step("hold")
+        # Else a sequence on the version that stood by would lose its weights in its midst.
+        self._served.sequences.wait_released(self._served.slots.idle().version)
+        self._go_on()
         slot = self._served.slots.begin_load(manifest)
         try:
             instance = self._fill(slot, fresh, fill)

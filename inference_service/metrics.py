@@ -60,9 +60,18 @@ BATCH_SECONDS = Histogram(
 )
 
 
+SEQUENCES = Gauge(
+    "headrace_replica_sequences",
+    "Sequences that have begun and neither ended nor been idle for too long",
+    ["model"],
+    registry=REGISTRY,
+)
+
+
 def watch_model(served: ServedModel) -> None:
     """Makes the gauges of a model read its present state whenever they are scraped."""
     SERVING_VERSION.labels(served.name).set_function(lambda: served.snapshot().serving_version)
+    SEQUENCES.labels(served.name).set_function(served.sequences.__len__)
     VERSION_AGE.labels(served.name).set_function(lambda: served.age_ms / 1000)
 
 

@@ -19,7 +19,7 @@ from chassis.errors import FailedPrecondition, HeadraceError
 from chassis.tensors import Signature, TensorSpec
 from headrace.probe import Golden, decode_probe, first_responses
 from headrace.program import TORCH_TYPES
-from headrace.values import Value, moved
+from headrace.values import Value, copied, moved
 from inference_service.faults import BadOutput, ModelFailure
 from inference_service.instance import Instance
 from model_store.records import Probe
@@ -46,7 +46,8 @@ class Rehearsal:
         most = self._signature.max_batch_size
         for rows in sorted({1, (most + 1) // 2, most} - {0}) if most else (0,):
             inputs = [
-                self._input(index, spec, rows) for index, spec in enumerate(self._signature.inputs)
+                self._input(index, spec, rows)
+                for index, spec in enumerate(self._signature.arguments)
             ]
             self._answers(instance, inputs, f"a batch of {rows} rows")
 
@@ -65,7 +66,7 @@ class Rehearsal:
                     f"{len(answers)}",
                 )
             for answer, wanted in zip(found, answers, strict=True):
-                for spec, one, other in zip(self._signature.outputs, answer, wanted, strict=True):
+                for spec, one, other in zip(self._signature.results, answer, wanted, strict=True):
                     self._compare(spec.name, moved(one, torch.device("cpu")), other[rows])
 
     def _parts(self) -> Iterator[slice | EllipsisType]:
@@ -79,7 +80,7 @@ class Rehearsal:
 
     def _answers(self, instance: Instance, inputs: list[Value], what: str) -> list[list[Value]]:
         """One answer, or the first responses of a decoupled model."""
-        placed = [moved(value, instance.device) for value in inputs]
+        placed = [copied(value, instance.device) for value in inputs]
 
         def compute() -> list[list[Value]]:
             if self._signature.decoupled:

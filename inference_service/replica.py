@@ -7,6 +7,7 @@ first, time for gateways to notice, then streams end after their batches in flig
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 
 import torch
@@ -36,6 +37,8 @@ log = logger(__name__)
 JOIN_S = 5.0
 # What the drain did not finish over HTTP is cut off as soon as over gRPC.
 HTTP_GRACE_S = 0.5
+# Between two looks for idle sequences.
+SWEEP_S = 1.0
 
 
 class Replica:
@@ -87,6 +90,7 @@ class Replica:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lease: RegistryLease | None = None
         self._announcing: asyncio.Task[None] | None = None
+        self._sweeping: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
         """Binds, serves, and begins to load; returns the port. Ready comes later.
@@ -112,6 +116,7 @@ class Replica:
         self._lease = self._make_lease(name, port)
         self._executor.start(self._loop)
         self.repository.start()
+        self._sweeping = asyncio.create_task(self._sweep())
         return port
 
     async def drain(self) -> None:
@@ -139,8 +144,9 @@ class Replica:
 
     async def release(self) -> None:
         """Ends every thread and task of the replica, once the server has stopped."""
-        if self._announcing is not None:
-            self._announcing.cancel()
+        for task in (self._announcing, self._sweeping):
+            if task is not None:
+                task.cancel()
         if self._lease is not None:
             await self._lease.end()
         await self.repository.end_tasks()
@@ -153,6 +159,13 @@ class Replica:
         self._executor.stop(JOIN_S)
         self._lookup.close()
         self.repository.join()
+
+    async def _sweep(self) -> None:
+        """Gives the memory of idle sequences back, also where no request comes any more."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            for served in list(self.models.values()):
+                served.sequences.expire(time.monotonic())
 
     def _make_lease(self, name: str, port: int) -> RegistryLease | None:
         if not self.settings.registry:

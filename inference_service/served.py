@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from chassis.clock import wall_time_ms
 from chassis.tensors import Signature
 from inference_service.policy.pursuit import Pursuit
+from inference_service.sequences import SequenceBounds, Sequences
 from inference_service.settings import Followed
 from inference_service.slot import Slot, Slots, SlotSnapshot
 from model_store.records import Channel, Manifest
@@ -80,10 +81,16 @@ class ServedModel:
     of that one serves.
     """
 
-    def __init__(self, followed: Followed, on_first_flip: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        followed: Followed,
+        on_first_flip: Callable[[], None],
+        sequences: SequenceBounds | None = None,
+    ) -> None:
         self.name = followed.model
         self.channel = followed.channel
         self.slots = Slots()
+        self.sequences = Sequences(sequences)
         # Set at the first flip and the same ever after: a version that changes it is refused.
         self.signature: Signature | None = None
         # Work that waits or runs, and the event that there is none; the event loop's.
@@ -245,6 +252,7 @@ class ServedModel:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
+        self.sequences.stop()
 
     def _note_channel(self, serving: int) -> None:
         # A version loaded for the channel that was followed before does not belong to this one.

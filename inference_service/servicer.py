@@ -85,7 +85,7 @@ class InferenceServicer(Descriptions, ControlRpcs):
             if not done.done():
                 done.set_result(work)
 
-        work = self.begin(request, call.time_remaining(), on_done)
+        work = self.begin(request, call, on_done)
         try:
             await done
         finally:
@@ -113,7 +113,7 @@ class InferenceServicer(Descriptions, ControlRpcs):
     def begin(
         self,
         request: oip.ModelInferRequest,
-        remaining_s: float | None,
+        call: Call,
         on_done: Callable[[Work], None],
         on_response: Callable[[Work, Response], None] | None = None,
     ) -> Work:
@@ -123,7 +123,7 @@ class InferenceServicer(Descriptions, ControlRpcs):
         where one answer is asked of a model that gives several.
         """
         received_at = time.monotonic() if self._tracing.on else 0.0
-        work = self._intake.work_of(request, remaining_s)
+        work = self._intake.work_of(request, call.time_remaining(), call.identity)
         work.received_at = received_at
         if work.signature.decoupled and on_response is None:
             raise Unimplemented(
@@ -189,4 +189,4 @@ class _StreamRequests:
         on_done: Callable[[Work], None],
         on_response: Callable[[Work, Response], None],
     ) -> Work:
-        return self._servicer.begin(request, self._call.time_remaining(), on_done, on_response)
+        return self._servicer.begin(request, self._call, on_done, on_response)

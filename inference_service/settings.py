@@ -86,6 +86,16 @@ class ReplicaSettings(HttpSettings):
     # exported program. Its code runs in this process: switch it off where others write the store.
     allow_import_path: bool = True
 
+    # Sequences of one model at once, each with its states on the device; beyond, new ones are
+    # refused. Bounds memory: states of one row times max_batch_size times this.
+    max_sequences: int = Field(1024, ge=1)
+    # Seconds without a request after which a sequence is dropped. Longer than a gateway's, which
+    # then is the one to tell its client.
+    sequence_idle_s: float = Field(90.0, gt=0)
+    # Seconds that a load waits at most for sequences on the version whose slot it needs; those
+    # left are lost. 0 waits for none: the newest version counts more than any sequence.
+    sequence_hold_s: float = Field(30.0, ge=0)
+
     def followed(self) -> tuple[Followed, ...]:
         """The models and channels named. Raises InvalidArgument (BAD_SETTING, BAD_NAME)."""
         found = tuple(_followed(text) for text in self.models)

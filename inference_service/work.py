@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 
 from chassis.errors import HeadraceError
 from chassis.infer import Inputs
+from chassis.sequences import Step
 from chassis.tensors import Signature, TensorSpec
+from headrace.values import Value
+from inference_service.sequences import Sequence
 from inference_service.served import ServedModel
 
 Output = tuple[TensorSpec, tuple[int, ...], bytes]
@@ -45,6 +48,9 @@ class Work:
     wanted: tuple[int, ...]
     # The version asked for; 0 for whichever serves.
     version: int = 0
+    # Its place in a sequence of `caller`, None outside one.
+    step: Step | None = None
+    caller: str = ""
     deadline: float = math.inf
     size_bytes: int = 0
     # 0 where nothing was traced when it came.
@@ -62,8 +68,12 @@ class Work:
     # Nobody waits for the answer any more. A hint: the executor may be past looking.
     abandoned: bool = False
 
+    # The sequence of `step`, while the device works at it.
+    sequence: Sequence | None = None
     version_text: str = ""
     outputs: list[Output] = field(default_factory=list)
+    # What its sequence carries on, where it succeeds.
+    states: list[Value] = field(default_factory=list)
     error: HeadraceError | None = None
     queue_s: float = 0.0
     input_s: float = 0.0

@@ -1,0 +1,81 @@
+"""On which slot work runs, decided when its turn has come, and what its sequence keeps of it.
+
+The slot is pinned at the last moment, so that work gets the newest version; a request of a sequence
+gets the version of its sequence. Work that nobody waits for any more is refused.
+"""
+
+from __future__ import annotations
+
+import time
+
+from chassis.errors import DeadlineExceeded, FailedPrecondition, HeadraceError, Unavailable
+from chassis.sequences import Step, lost
+from inference_service.sequences import REPLACED
+from inference_service.slot import Slot
+from inference_service.work import Work
+
+
+def placed(work: Work, now: float) -> Slot:
+    """The slot for the work, pinned: `Slots.release` and `leave` follow.
+
+    Raises Unavailable (ABANDONED), DeadlineExceeded, FailedPrecondition (VERSION_NOT_LOADED), and
+    what `Sequences` does.
+    """
+    if work.step is not None:
+        work.served.sequences.begin(work.caller, work.step)
+    refused = _why_not(work, now)
+    if refused is not None:
+        raise refused
+    if work.step is not None:
+        return _placed_step(work, work.step, now)
+    slot = work.served.slots.pin(work.version)
+    if slot is None:
+        raise _not_loaded(work)
+    return slot
+
+
+def leave(work: Work) -> None:
+    """The work has ended: its sequence takes over the new states, unless it failed."""
+    found, work.sequence = work.sequence, None
+    if found is not None and work.step is not None:
+        states = work.states if work.error is None else None
+        work.served.sequences.leave(work.caller, work.step, found, states, time.monotonic())
+    work.states = []
+
+
+def _placed_step(work: Work, step: Step, now: float) -> Slot:
+    slots, sequences = work.served.slots, work.served.sequences
+    slot = slots.pin(sequences.version(work.caller, step, work.version, now))
+    if slot is None and step.start:
+        raise _not_loaded(work)
+    if slot is None:
+        sequences.on_not_loaded(work.caller, step)
+        raise lost(step.id, REPLACED)
+    try:
+        work.sequence = sequences.enter(
+            work.caller, step, version=slot.version, rows=work.inputs.rows, now=now
+        )
+    except HeadraceError:
+        slots.release(slot)
+        raise
+    return slot
+
+
+def _why_not(work: Work, now: float) -> HeadraceError | None:
+    if work.abandoned:
+        return Unavailable("ABANDONED", "the caller is gone")
+    if now > work.deadline:
+        return DeadlineExceeded(
+            "DEADLINE_EXCEEDED", "the deadline passed while the batch waited for the device"
+        )
+    return None
+
+
+def _not_loaded(work: Work) -> HeadraceError:
+    serving = work.served.slots.serving
+    return FailedPrecondition(
+        "VERSION_NOT_LOADED",
+        f"version {work.version} of model {work.served.name!r} is not loaded here; version "
+        f"{serving.version if serving is not None else 0} serves",
+        field="model_version",
+    )
