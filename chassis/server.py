@@ -17,10 +17,12 @@ import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from chassis.connections import DEFAULT_MESSAGE_BYTES, server_options
-from chassis.edge import service_handler
+from chassis.connections import DEFAULT_MESSAGE_BYTES, is_loopback, server_options
+from chassis.edge import Gate, service_handler
 from chassis.errors import HeadraceError, InvalidArgument
+from chassis.protection import Protection
 from chassis.telemetry import logger
+from chassis.tls import server_credentials
 from protos.pool import POOL
 
 log = logger(__name__)
@@ -29,15 +31,25 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 # The health service's name for "the event loop answers", ready or draining: what a liveness probe
 # asks, since a replica that waits for its first version must not be restarted.
 LIVENESS = "liveness"
+# Everything off but what every server has: limits of streams, headers and time.
+UNPROTECTED = Protection()
 
 
 class RpcServer:
     """A grpc.aio server with health and reflection; `start` binds, the constructor does nothing."""
 
-    def __init__(self, host: str, port: int, *, message_bytes: int = DEFAULT_MESSAGE_BYTES) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        message_bytes: int = DEFAULT_MESSAGE_BYTES,
+        protection: Protection = UNPROTECTED,
+    ) -> None:
         self.host = host
         self.port = port
         self._message_bytes = message_bytes
+        self._protection = protection
         self._services: dict[str, object] = {}
         self._controlled: set[str] = set()
         self._health = health.aio.HealthServicer()
@@ -46,7 +58,8 @@ class RpcServer:
     def add_service(self, name: str, servicer: object, *, control: bool = False) -> None:
         """Adds a service of our pool by its full name; before `start`.
 
-        With `control` whoever reaches the port may change the server.
+        With `control` whoever reaches the port may change the server, unless identities are asked
+        for: then those with the role may, here as on every other port.
         """
         self._services[name] = servicer
         if control:
@@ -55,18 +68,22 @@ class RpcServer:
     async def start(self) -> int:
         """Binds and serves, not ready yet; returns the port.
 
-        Raises InvalidArgument (PORT_IN_USE).
+        Raises InvalidArgument (PORT_IN_USE, BAD_TLS_FILE).
         """
-        server = grpc.aio.server(options=server_options(self._message_bytes))
+        limits, guard = self._protection.limits, self._protection.guard
+        server = grpc.aio.server(
+            options=server_options(self._message_bytes, limits),
+            maximum_concurrent_rpcs=limits.calls or None,
+        )
         for name, servicer in self._services.items():
-            handler = service_handler(name, servicer, control=name in self._controlled)
-            server.add_generic_rpc_handlers((handler,))
+            gate = Gate(guard, name in self._controlled, limits.request_s)
+            server.add_generic_rpc_handlers((service_handler(name, servicer, gate),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         POOL.AddSerializedFile(health_pb2.DESCRIPTOR.serialized_pb)
         names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server, pool=POOL)
         try:
-            self.port = server.add_insecure_port(f"{self.host}:{self.port}")
+            self.port = self._bind(server)
         except RuntimeError:
             raise InvalidArgument(
                 "PORT_IN_USE", f"cannot listen on {self.host}:{self.port}: the port is taken"
@@ -75,8 +92,9 @@ class RpcServer:
         await self._health.set(LIVENESS, SERVING)
         await server.start()
         self._server = server
-        if self.host not in ("127.0.0.1", "localhost", "[::1]", "::1"):
-            log.warning("listening beyond loopback without TLS", host=self.host, port=self.port)
+        if guard is not None:
+            guard.start()
+        warn_if_open(self._protection, self.host, self.port)
         return self.port
 
     async def set_ready(self, ready: bool) -> None:
@@ -88,6 +106,27 @@ class RpcServer:
         """Refuses new calls, waits up to `grace_s` seconds for running ones, then cancels them."""
         if self._server is not None:
             await self._server.stop(grace_s)
+            if self._protection.guard is not None:
+                await self._protection.guard.stop()
+            self._server = None
+
+    def _bind(self, server: grpc.aio.Server) -> int:
+        address = f"{self.host}:{self.port}"
+        if self._protection.tls is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, server_credentials(self._protection.tls))
+
+
+def warn_if_open(protection: Protection, host: str, port: int) -> None:
+    """Logs a warning where strangers may reach a port that does not ask who they are."""
+    if not protection.complete and not is_loopback(host):
+        log.warning(
+            "listening beyond loopback without TLS and authentication: docs/security.md",
+            host=host,
+            port=port,
+            tls=protection.tls is not None,
+            authentication=protection.guard is not None and protection.guard.asks,
+        )
 
 
 async def wait_for_stop_signal() -> None:

@@ -10,6 +10,7 @@ import asyncio
 import secrets
 
 from chassis.oip import SERVICE
+from chassis.protection import protection_of
 from chassis.rest.server import HttpServer
 from chassis.server import RpcServer, serve_until_stopped
 from chassis.telemetry import logger, serve_metrics
@@ -19,6 +20,7 @@ from gateway.caller_stream import StreamBounds
 from gateway.catalog import Catalog
 from gateway.discovery import Directory, StaticDirectory
 from gateway.dispatch.dispatcher import Dispatcher, Spans
+from gateway.endpoint import Link
 from gateway.fleet import Fleet
 from gateway.ingress.door import Ingress
 from gateway.ingress.priority import Priorities
@@ -67,7 +69,7 @@ class Gateway:
             self._balance,
             self._generations,
             Checks(settings.health_interval_s, settings.health_timeout_s),
-            message_bytes=settings.max_message_bytes,
+            link=Link(settings.max_message_bytes, settings.endpoint_access()),
             models=settings.models,
         )
         self._dispatcher = Dispatcher(
@@ -98,8 +100,12 @@ class Gateway:
         self._servicer = InferenceServicer(
             self._plane, self._catalog, self._fleet, self._ledger, tracing=self._tracing
         )
+        protection = protection_of(settings)
         self._server = RpcServer(
-            settings.host, settings.port, message_bytes=settings.max_message_bytes
+            settings.host,
+            settings.port,
+            message_bytes=settings.max_message_bytes,
+            protection=protection,
         )
         self._server.add_service(SERVICE, self._servicer, control=settings.allow_control)
         self._http = HttpServer(
@@ -108,8 +114,11 @@ class Gateway:
             settings.http_port,
             limits=settings.http_limits(settings.max_message_bytes),
             control=settings.allow_control,
+            protection=protection,
         )
-        self._admin = RpcServer(LOOPBACK, max(settings.admin_port, 0))
+        self._admin = RpcServer(
+            LOOPBACK, max(settings.admin_port, 0), protection=protection.without_quotas()
+        )
         self._admin.add_service(admin.SERVICE, self._admin_servicer())
         self._admin.add_service(SERVICE, self._servicer, control=True)
         self._changed = asyncio.Event()

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import grpc
 
-from chassis.connections import open_aio_channel
+from chassis.connections import PLAIN, Access, open_aio_channel
 from chassis.edge import Stub, error_from_rpc
 from chassis.errors import HeadraceError, Internal, Unavailable, Unimplemented
 from chassis.oip import SERVICE
@@ -45,6 +45,14 @@ class _Sent:
     call: asyncio.Task[None] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """How endpoints are reached, and the bytes that one message may have."""
+
+    message_bytes: int
+    access: Access = PLAIN
+
+
 class Observer(Protocol):
     """Learns what the traffic tells of an endpoint, before the batches concerned end."""
 
@@ -61,13 +69,13 @@ class Observer(Protocol):
 class Endpoint:
     """Belongs to the running loop; connects when first used."""
 
-    def __init__(self, address: str, observer: Observer, *, message_bytes: int) -> None:
+    def __init__(self, address: str, observer: Observer, link: Link) -> None:
         self.address = address
         self.streaming = True
         self.batches = 0
         self.failures = 0
-        self._channel = open_aio_channel(address, message_bytes)
-        self.stub = Stub(self._channel, SERVICE)
+        self._channel = open_aio_channel(address, link.message_bytes, link.access)
+        self.stub = Stub(self._channel, SERVICE, link.access.metadata)
         self._observer = observer
         self._stream: BatchStream | None = None
         # Whether a stream was answered since the connection was made.

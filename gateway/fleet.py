@@ -17,6 +17,7 @@ from chassis.errors import NotFound
 from gateway.catalog import Catalog
 from gateway.discovery import Directory
 from gateway.dispatch.delivery import Listener, OnOutcome, lost
+from gateway.endpoint import Link
 from gateway.ingress.batch import Batch
 from gateway.ingress.generation import Generation
 from gateway.member import Checks, Member
@@ -34,14 +35,14 @@ class Fleet:
         generations: Balance,
         checks: Checks,
         *,
-        message_bytes: int,
+        link: Link,
         models: Collection[str] = (),
     ) -> None:
         self._catalog = catalog
         self._balance = balance
         self._generations = generations
         self._checks = checks
-        self._message_bytes = message_bytes
+        self._link = link
         self._models = frozenset(models)
         self._members: dict[str, Member] = {}
         self._listeners: list[Callable[[], None]] = []
@@ -141,7 +142,7 @@ class Fleet:
             member = self._members[address] = Member(
                 address,
                 self._checks,
-                message_bytes=self._message_bytes,
+                link=self._link,
                 known=lambda: self._models.union(self._catalog.names()),
                 review=self._review,
             )

@@ -18,7 +18,7 @@ from chassis.errors import InvalidArgument
 from chassis.telemetry import logger
 from chassis.tensors import Signature
 from gateway import metrics
-from gateway.endpoint import Endpoint
+from gateway.endpoint import Endpoint, Link
 from gateway.policy.health import EndpointHealth, State
 from gateway.probe import Sighting, describe, look
 
@@ -41,13 +41,13 @@ class Member:
         address: str,
         checks: Checks,
         *,
-        message_bytes: int,
+        link: Link,
         known: Callable[[], Collection[str]],
         review: Callable[[], None],
     ) -> None:
         self.address = address
         self.health = EndpointHealth(interval_s=checks.interval_s, now=time.monotonic())
-        self.endpoint = Endpoint(address, self, message_bytes=message_bytes)
+        self.endpoint = Endpoint(address, self, link)
         # False once discovery no longer names it.
         self.listed = True
         self.looked = asyncio.Event()

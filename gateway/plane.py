@@ -76,7 +76,14 @@ class DataPlane:
         """Many requests at once, answered as they finish; see `CallerStream`."""
 
         def begin(message: oip.ModelInferRequest, ticket: Ticket) -> Request:
-            return self._begin(message, call, ticket, ticket)
+            leave = call.enter(message)
+            try:
+                request = self._begin(message, call, ticket, ticket)
+            except BaseException:
+                leave()
+                raise
+            ticket.add_done_callback(lambda _ticket: leave())
+            return request
 
         stream = CallerStream(begin, self._withdraw, self._stream_bounds)
         self._streams.add(stream)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
 
-from chassis.connections import DEFAULT_MESSAGE_BYTES
+from chassis.connections import DEFAULT_MESSAGE_BYTES, Access, token_in
+from chassis.errors import InvalidArgument
+from chassis.protection import ProtectedSettings
 from chassis.rest.settings import HttpSettings
 from chassis.settings import CommaSeparated
+from chassis.tls import ClientTls
 
 
-class GatewaySettings(HttpSettings):
+class GatewaySettings(HttpSettings, ProtectedSettings):
     """Each field: its unit, and why the default is what it is."""
 
     section: ClassVar[str] = "gateway"
@@ -27,12 +31,22 @@ class GatewaySettings(HttpSettings):
     # reaches it takes endpoints out, loads models; 0 picks a free port, -1 is off.
     admin_port: int = Field(8003, ge=-1, le=65535)
     # Whether every client of `port` may load and unload models and set traces and logs as well.
+    # Where an auth file asks who they are, those with the role `control` may, on every port.
     allow_control: bool = False
 
     # Replicas that are always there, host:port.
     endpoints: CommaSeparated = ()
     # Registry in which replicas hold leases, redis://host:port/db; empty is none.
     registry: str = ""
+    # TLS towards endpoints: PEM file of who signs their certificates; empty is plaintext.
+    endpoint_ca: Path | None = None
+    # The gateway's own certificate chain and key, for endpoints that ask for one.
+    endpoint_cert: Path | None = None
+    endpoint_key: Path | None = None
+    # The name in the endpoints' certificates where their addresses do not say it: pods by IP.
+    endpoint_server_name: str = ""
+    # File with the bearer token that endpoints know the gateway by, read at start.
+    endpoint_token_file: Path | None = None
     # Models to ask for on servers that cannot list theirs (without RepositoryIndex).
     models: CommaSeparated = ()
 
@@ -92,3 +106,15 @@ class GatewaySettings(HttpSettings):
     drain_s: float = Field(20.0, ge=0)
     # Bytes of one message, received or sent.
     max_message_bytes: int = Field(DEFAULT_MESSAGE_BYTES, ge=1024)
+
+    def endpoint_access(self) -> Access:
+        """How endpoints are reached. Raises InvalidArgument (BAD_SETTING, BAD_TOKEN_FILE)."""
+        files = ClientTls(
+            self.endpoint_ca, self.endpoint_cert, self.endpoint_key, self.endpoint_server_name
+        )
+        if self.endpoint_ca is None and files != ClientTls():
+            raise InvalidArgument(
+                "BAD_SETTING", "gateway.endpoint_cert, _key and _server_name need endpoint_ca"
+            )
+        token = token_in(self.endpoint_token_file) if self.endpoint_token_file else ""
+        return Access(None if self.endpoint_ca is None else files, token)

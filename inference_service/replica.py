@@ -14,6 +14,7 @@ import torch
 
 from chassis.errors import InvalidArgument
 from chassis.oip import SERVICE as INFERENCE_SERVICE
+from chassis.protection import protection_of
 from chassis.rest.server import HttpServer
 from chassis.server import RpcServer
 from chassis.telemetry import logger
@@ -63,8 +64,12 @@ class Replica:
         self.admission = Admission(
             max_requests=settings.max_queue_requests, max_bytes=settings.max_queue_bytes
         )
+        protection = protection_of(settings)
         self.server = RpcServer(
-            settings.host, settings.port, message_bytes=settings.max_message_bytes
+            settings.host,
+            settings.port,
+            message_bytes=settings.max_message_bytes,
+            protection=protection,
         )
         self._executor = Executor(
             device,
@@ -86,6 +91,7 @@ class Replica:
             settings.http_port,
             limits=settings.http_limits(settings.max_message_bytes),
             control=settings.allow_control,
+            protection=protection,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lease: RegistryLease | None = None

@@ -180,7 +180,6 @@ class _StreamRequests:
     def __init__(self, servicer: InferenceServicer, call: Call) -> None:
         self._servicer = servicer
         self._call = call
-        self.leave = servicer.leave
         self.taken = servicer.wake
 
     def begin(
@@ -189,4 +188,15 @@ class _StreamRequests:
         on_done: Callable[[Work], None],
         on_response: Callable[[Work, Response], None],
     ) -> Work:
-        return self._servicer.begin(request, self._call, on_done, on_response)
+        leave = self._call.enter(request)
+        try:
+            work = self._servicer.begin(request, self._call, on_done, on_response)
+        except BaseException:
+            leave()
+            raise
+        work.leave = leave
+        return work
+
+    def leave(self, work: Work) -> None:
+        self._servicer.leave(work)
+        work.leave()

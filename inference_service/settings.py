@@ -10,6 +10,7 @@ from pydantic import Field
 from chassis.connections import DEFAULT_MESSAGE_BYTES
 from chassis.errors import InvalidArgument
 from chassis.names import checked_name
+from chassis.protection import ProtectedSettings
 from chassis.rest.settings import HttpSettings
 from chassis.settings import CommaSeparated
 
@@ -25,7 +26,7 @@ class Followed:
     channel: str
 
 
-class ReplicaSettings(HttpSettings):
+class ReplicaSettings(HttpSettings, ProtectedSettings):
     """Section `replica`."""
 
     section: ClassVar[str] = "replica"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from chassis.call import Leave, nothing
 from chassis.errors import HeadraceError
 from chassis.infer import Inputs
 from chassis.sequences import Step
@@ -65,6 +66,8 @@ class Work:
     # Responses that reached the loop, and those that the caller has taken: the executor only reads.
     responses_made: int = 0
     responses_taken: int = 0
+    # Ends what the caller's quota counts, where the work is a message of a stream.
+    leave: Leave = nothing
     # Nobody waits for the answer any more. A hint: the executor may be past looking.
     abandoned: bool = False
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from chassis.errors import HeadraceError, InvalidArgument
+from chassis.protection import protection_of
 from chassis.server import RpcServer, run, serve_until_stopped
 from chassis.settings import ProcessSettings, arm_failpoints, config_file
 from chassis.telemetry import REGISTRY, configure_logs, logger, serve_metrics
@@ -72,7 +73,7 @@ async def _serve(settings: TrainerSettings, tasks: asyncio.TaskGroup) -> None:
     # Runs are known before the port is, so that no request finds them missing; jobs start after,
     # so that a port that is taken costs none.
     await runs.load()
-    server = RpcServer(settings.host, settings.port)
+    server = RpcServer(settings.host, settings.port, protection=protection_of(settings))
     server.add_service(SERVICE, TrainerServicer(runs))
     ports = {"port": await server.start()}
     if settings.metrics_port >= 0:

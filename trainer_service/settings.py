@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from chassis.settings import Settings
+from chassis.protection import ProtectedSettings
 
 
-class TrainerSettings(Settings):
+class TrainerSettings(ProtectedSettings):
     """Section `trainer`."""
 
     section: ClassVar[str] = "trainer"

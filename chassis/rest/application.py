@@ -18,9 +18,11 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route, Router
 from starlette.types import Receive, Scope, Send
 
-from chassis.call import Call
+from chassis.call import Call, no_deadline
 from chassis.edge import CALLS, SECONDS
 from chassis.errors import HeadraceError, InvalidArgument, NotFound, Unavailable
+from chassis.guard import Guard, rights_of
+from chassis.oip import SERVICE
 from chassis.rest.body import (
     LEAST_COMPRESSED_BYTES,
     Budget,
@@ -46,10 +48,18 @@ RETRY_AFTER_S = 1.0
 class RestApplication:
     """ASGI over one servicer of `inference.GRPCInferenceService`."""
 
-    def __init__(self, servicer: object, limits: HttpLimits, *, control: bool = False) -> None:
+    def __init__(
+        self,
+        servicer: object,
+        limits: HttpLimits,
+        *,
+        control: bool = False,
+        guard: Guard | None = None,
+    ) -> None:
         self.servicer = servicer
         self.limits = limits
         self.control = control
+        self.guard = guard
         self.budget = Budget(limits.buffered_bytes)
         # From now on each answer ends its connection: clients look for another server.
         self.draining = False
@@ -104,6 +114,7 @@ class _Endpoint:
         self._owner = owner
         self._spec = spec
         self._name = f"http/{spec.rpc}"
+        self._rights = rights_of(SERVICE, spec.rpc, owner.control)
         self._succeeded = CALLS.labels(self._name, "OK")
         self._seconds = SECONDS.labels(self._name)
 
@@ -142,7 +153,7 @@ class _Endpoint:
         try:
             exchange = Exchange(
                 self._owner.servicer,
-                self._call(headers),
+                self._call(headers, scope["state"]["connection"].certificate),
                 headers=headers,
                 path=scope["path_params"],
                 receive=receive,
@@ -159,14 +170,22 @@ class _Endpoint:
         self._succeeded.inc()
         return reply
 
-    def _call(self, headers: RequestHeaders) -> Call:
+    def _call(self, headers: RequestHeaders, certificate: tuple[str, ...]) -> Call:
         given = headers.get(TIMEOUT_HEADER)
-        if given is None:
-            return Call(control=self._owner.control)
-        return Call(control=self._owner.control, time_remaining=_remaining(given))
+        remaining = no_deadline if given is None else _remaining(given)
+        guard = self._owner.guard
+        if guard is None:
+            return Call(control=self._owner.control, time_remaining=remaining)
+        authorization = headers.get(b"authorization")
+        return guard.call(
+            self._rights,
+            authorization=None if authorization is None else authorization.decode("latin-1"),
+            certificate=certificate,
+            time_remaining=remaining,
+        )
 
 
-def _remaining(given: bytes) -> Callable[[], float]:
+def _remaining(given: bytes) -> Callable[[], float | None]:
     """Seconds left of the milliseconds named. Raises InvalidArgument (BAD_TIMEOUT)."""
     try:
         span_ms = float(given)

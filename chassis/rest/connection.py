@@ -17,6 +17,7 @@ from uvicorn.server import ServerState
 from chassis.errors import HeadraceError, InvalidArgument, ResourceExhausted, Unavailable
 from chassis.rest.refusals import raw_response, status_of
 from chassis.rest.settings import HttpLimits
+from chassis.tls import certificate_names
 
 # Name, value, colon, blank and line end of a header.
 HEADER_OVERHEAD = 4
@@ -46,6 +47,8 @@ class HttpConnection(HttpToolsProtocol):
         self.limits = config.limits
         # The task that answers the request now running.
         self.running: asyncio.Task[Any] | None = None
+        # Names in the client's certificate, which TLS has verified.
+        self.certificate: tuple[str, ...] = ()
         self._in_head = False
         self._in_message = False
         # Whether uvicorn's cycle is that of the message being read, not of the one before.
@@ -60,6 +63,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self.certificate = certificate_names(transport.get_extra_info("peercert"))
         if len(self.connections) > self.limits.connections:
             self._refuse(
                 Unavailable(

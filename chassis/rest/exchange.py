@@ -71,7 +71,9 @@ class Exchange:
 
     async def body(self) -> bytes:
         """As `read_body`."""
-        return await read_body(self.headers, self._receive, self.limits, self.hold)
+        content = await read_body(self.headers, self._receive, self.limits, self.hold)
+        self.call.message_bytes = len(content)
+        return content
 
     async def json(self) -> Object:
         """The body as an object; an empty body is an empty object."""
@@ -79,7 +81,12 @@ class Exchange:
 
     async def ask(self, rpc: str, message: Any) -> Any:
         """The servicer's answer. Raises what it raises, Unimplemented if it lacks the RPC."""
-        return await self._method(rpc)(message, self.call)
+        method = self._method(rpc)
+        leave = self.call.enter(message)
+        try:
+            return await method(message, self.call)
+        finally:
+            leave()
 
     async def stream(self, message: Any) -> AsyncGenerator[Any, None]:
         """The answers of ModelStreamInfer to one request."""

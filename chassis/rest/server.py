@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 from collections.abc import Iterator
 
 import uvicorn
 
 from chassis.errors import InvalidArgument
+from chassis.protection import Protection
 from chassis.rest.application import RestApplication
 from chassis.rest.connection import HttpConnection, LimitedConfig
 from chassis.rest.settings import HttpLimits
 from chassis.telemetry import logger
+from chassis.tls import server_context
 
 log = logger(__name__)
 
@@ -71,13 +72,13 @@ class HttpServer:
         *,
         limits: HttpLimits,
         control: bool = False,
-        tls: ssl.SSLContext | None = None,
+        protection: Protection | None = None,
     ) -> None:
         self.host = host
         self.port = port
-        self._app = RestApplication(servicer, limits, control=control)
+        self._protection = protection or Protection()
+        self._app = RestApplication(servicer, limits, control=control, guard=self._protection.guard)
         self._limits = limits
-        self._tls = tls
         self._server: _Uvicorn | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -94,8 +95,10 @@ class HttpServer:
         # Owned here and awaited by `stop`.
         self._serving = asyncio.create_task(self._server.serve(sockets=[bound]))
         await self._server.listening.wait()
-        if self.host not in LOOPBACK and self._tls is None:
-            log.warning("HTTP beyond loopback without TLS", host=self.host, port=self.port)
+        if self.host not in LOOPBACK and not self._protection.complete:
+            log.warning(
+                "HTTP beyond loopback without TLS and identities", host=self.host, port=self.port
+            )
         return self.port
 
     def start_draining(self) -> None:
@@ -134,7 +137,8 @@ class HttpServer:
         )
         config.limits = self._limits
         config.load()
-        config.ssl = self._tls
+        tls = self._protection.tls
+        config.ssl = None if tls is None else server_context(tls)
         return config
 
 

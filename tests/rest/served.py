@@ -8,6 +8,7 @@ from dataclasses import replace
 from chassis.errors import InvalidArgument, NotFound
 from chassis.infer import checked_inputs, infer_reply
 from chassis.oip import config_reply, metadata_reply
+from chassis.protection import Protection
 from chassis.rest.server import HttpServer
 from chassis.rest.settings import HttpLimits, HttpSettings
 from chassis.stream_errors import stream_error
@@ -172,10 +173,19 @@ class Servicer:
 class Served:
     """An async context manager; `port` is where the servicer answers."""
 
-    def __init__(self, *, control: bool = False, **limits: float) -> None:
+    def __init__(
+        self, *, control: bool = False, protection: Protection | None = None, **limits: float
+    ) -> None:
         self.servicer = Servicer()
         self.limits: HttpLimits = replace(LIMITS, **limits)
-        self.server = HttpServer(self.servicer, "127.0.0.1", 0, limits=self.limits, control=control)
+        self.server = HttpServer(
+            self.servicer,
+            "127.0.0.1",
+            0,
+            limits=self.limits,
+            control=control,
+            protection=protection,
+        )
         self.port = 0
 
     async def __aenter__(self) -> Served:

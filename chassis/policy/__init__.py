@@ -1,0 +1,1 @@
+"""Decisions that every server shares; they never wait."""
