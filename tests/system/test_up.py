@@ -30,6 +30,21 @@ def test_the_loop_serves_ever_better_versions(store, tmp_path):
     assert marked_processes(tmp_path) == []
 
 
+def test_the_loop_of_a_generative_model_asks_by_streams(tmp_path):
+    model = ["--model", "examples.characters:Characters", "--rate", "20", "--replicas", "1"]
+    arguments = [*model, "--seconds", "6", "--publish-every", "1", *FREE_PORTS]
+    done = subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, env=marked(tmp_path), timeout=110
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    summary = json.loads(done.stdout)
+    assert summary["errors"] == {}
+    assert summary["requests"] > 60
+    assert summary["versions_served"] >= 2
+    assert summary["accuracy_last"] is None
+    assert marked_processes(tmp_path) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -1,6 +1,7 @@
 """A steady stream of held-out rows through the gateway, and the tally of what came back.
 
-Latency counts from the moment a request was due, not from when it could be sent, so that a stalled
+A generative model is asked by a stream, and its answer is there with its last response. Latency
+counts from the moment a request was due, not from when it could be sent, so that a stalled
 sender does not hide a stalled system.
 """
 
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chassis.errors import HeadraceError
+from chassis.errors import HeadraceError, Unavailable
 
 if TYPE_CHECKING:
     from headrace.client import AsyncClient
@@ -105,14 +106,28 @@ class Traffic:
     async def _ask(self, row: int, due: float) -> None:
         loop = asyncio.get_running_loop()
         try:
-            answer = await self._client.predict(
-                self._model.name, self._inputs(row), timeout_s=TIMEOUT_S
-            )
+            version, score = await self._answer(row)
         except HeadraceError as error:
             self._tally.on_failure(error.reason)
             return
         now = loop.time()
-        self._tally.on_answer(answer.version, self._score(answer.outputs, row), now - due, now)
+        self._tally.on_answer(version, score, now - due, now)
+
+    async def _answer(self, row: int) -> tuple[int, float | None]:
+        """The version that answered and how good the answer is.
+
+        A generative model's answer is all its responses; there is no one way to score them.
+        """
+        name, inputs = self._model.name, self._inputs(row)
+        if not self._model.decoupled:
+            answer = await self._client.predict(name, inputs, timeout_s=TIMEOUT_S)
+            return answer.version, self._score(answer.outputs, row)
+        version = 0
+        async for part in self._client.generate(name, inputs, timeout_s=TIMEOUT_S):
+            version = part.version
+        if not version:
+            raise Unavailable("NO_RESPONSES", "the model gave no response to its own samples")
+        return version, None
 
     def _inputs(self, row: int) -> Arrays:
         if not self._model.max_batch_size:
