@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,9 @@ _DATATYPES: dict[np.dtype[np.generic], str] = {
 }
 
 MAX_ELEMENTS = 2**40
+
+# Before each element of a BYTES tensor.
+_LENGTH = struct.Struct("<I")
 
 
 def datatype_of(array: npt.NDArray[np.generic]) -> str:
@@ -155,6 +159,7 @@ class Signature:
             self._check_states()
         for padding in self.padding:
             self._check_padding(padding)
+        self._check_fills()
         self._check_labels()
 
     @property
@@ -205,6 +210,21 @@ class Signature:
                         f"{padding.axis}",
                     )
 
+    def _check_fills(self) -> None:
+        datatypes = {spec.name: spec.datatype for spec in self.inputs}
+        seen: dict[str, tuple[set[int], float]] = {}
+        for padding in self.padding:
+            for name, fill in padding.inputs:
+                fill_element(fill, datatypes[name])
+                axes, known = seen.setdefault(name, (set(), fill))
+                if padding.axis in axes or repr(known) != repr(fill):
+                    raise InvalidArgument(
+                        "BAD_SPEC",
+                        f"padding: input {name!r} is filled up twice at axis {padding.axis}, or "
+                        "with different values",
+                    )
+                axes.add(padding.axis)
+
     def _check_labels(self) -> None:
         names = {spec.name for spec in self.outputs}
         for name, _ in self.labels:
@@ -228,7 +248,7 @@ class Signature:
 
 def element_count(shape: Sequence[int]) -> int:
     """Product of the sizes. Raises InvalidArgument (BAD_SHAPE) on a negative or a huge one."""
-    if any(size < 0 for size in shape):
+    if min(shape, default=0) < 0:
         raise InvalidArgument("BAD_SHAPE", f"shape {list(shape)[:8]} holds a negative size")
     count = math.prod(shape)
     if count > MAX_ELEMENTS:
@@ -236,6 +256,33 @@ def element_count(shape: Sequence[int]) -> int:
             "BAD_SHAPE", f"shape {list(shape)[:8]} holds more than {MAX_ELEMENTS} elements"
         )
     return count
+
+
+def fill_element(fill: float, datatype: str) -> int | float | bool:
+    """The numpy value of an element that is `fill`; of BF16 its bits.
+
+    Raises InvalidArgument (BAD_SPEC) on a number that the datatype does not have, and on BYTES.
+    """
+    kind = NUMPY_TYPES[datatype].kind
+    if datatype == "BF16":
+        bits = int(np.array(fill, "<f4").view("<u4"))
+        # To the nearest, ties to even; NaN keeps its upper half.
+        return (bits if math.isnan(fill) else bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    if kind == "f":
+        with np.errstate(over="ignore"):
+            element = float(np.array(fill, NUMPY_TYPES[datatype]))
+        if math.isinf(element) == math.isinf(fill):
+            return fill
+    elif kind != "O" and math.isfinite(fill) and fill == int(fill):
+        low, high = (0, 1) if kind == "b" else _range(datatype)
+        if low <= fill <= high:
+            return int(fill)
+    raise InvalidArgument("BAD_SPEC", f"padding: {fill} is no value of {datatype}")
+
+
+def _range(datatype: str) -> tuple[int, int]:
+    ends = np.iinfo(str(NUMPY_TYPES[datatype]))
+    return int(ends.min), int(ends.max)
 
 
 def encode_raw(array: npt.NDArray[np.generic], datatype: str) -> bytes:
@@ -265,7 +312,6 @@ def decode_raw(
                 "BAD_BYTE_COUNT",
                 f"tensor {name!r} holds {len(elements)} BYTES elements; shape {list(shape)} needs "
                 f"{count}",
-                field=name,
             )
         array = np.empty(count, dtype=np.object_)
         array[:] = elements
@@ -276,25 +322,38 @@ def decode_raw(
             "BAD_BYTE_COUNT",
             f"tensor {name!r} holds {len(raw)} bytes; {datatype} of shape {list(shape)} needs "
             f"{expected}",
-            field=name,
         )
     return np.frombuffer(raw, dtype=NUMPY_TYPES[datatype]).reshape(tuple(shape))
 
 
-def split_bytes_elements(raw: bytes | memoryview, *, name: str) -> list[bytes]:
-    """The elements of a raw BYTES tensor. Raises InvalidArgument (BAD_BYTE_COUNT)."""
+def split_bytes_elements(raw: bytes | memoryview, *, name: str, field: str = "") -> list[bytes]:
+    """The elements of a raw BYTES tensor; `field` is the path of its bytes in the message.
+
+    Raises InvalidArgument (BAD_BYTE_COUNT).
+    """
+    ends = _element_ends(raw, name, field)
     view = memoryview(raw)
-    elements = []
-    at = 0
-    while at < len(view):
-        end = at + 4 + int.from_bytes(view[at : at + 4], "little")
-        if end > len(view):
+    starts = [0, *ends[:-1]] if ends else []
+    return [bytes(view[at + 4 : end]) for at, end in zip(starts, ends, strict=True)]
+
+
+def count_bytes_elements(raw: bytes | memoryview, *, name: str, field: str = "") -> int:
+    """As many elements as `split_bytes_elements` gives. Raises InvalidArgument (BAD_BYTE_COUNT)."""
+    return len(_element_ends(raw, name, field))
+
+
+def _element_ends(raw: bytes | memoryview, name: str, field: str) -> list[int]:
+    ends: list[int] = []
+    at, size = 0, len(raw)
+    while at < size:
+        end = at + 4 + _LENGTH.unpack_from(raw, at)[0] if at + 4 <= size else size + 1
+        if end > size:
             raise InvalidArgument(
                 "BAD_BYTE_COUNT",
                 f"tensor {name!r}: a BYTES element's length at byte {at} runs past the end of its "
-                f"{len(view)} bytes",
-                field=name,
+                f"{size} bytes",
+                field=field,
             )
-        elements.append(bytes(view[at + 4 : end]))
+        ends.append(end)
         at = end
-    return elements
+    return ends

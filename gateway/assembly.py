@@ -82,6 +82,7 @@ class Gateway:
             ledger=self._ledger,
             spans=Spans(settings.attempt_timeout_s, settings.unavailable_wait_s),
         )
+        self._memory = settings.open_shared_memory()
         self._plane = DataPlane(
             self._ingress,
             self._catalog,
@@ -96,9 +97,16 @@ class Gateway:
                 settings.max_stream_responses,
             ),
             priorities=Priorities(settings.priority_levels, settings.default_priority_level),
+            limits=settings.limits(settings.max_message_bytes),
+            memory=self._memory,
         )
         self._servicer = InferenceServicer(
-            self._plane, self._catalog, self._fleet, self._ledger, tracing=self._tracing
+            self._plane,
+            self._catalog,
+            self._fleet,
+            self._ledger,
+            tracing=self._tracing,
+            memory=self._memory,
         )
         protection = protection_of(settings)
         self._server = RpcServer(

@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Callable
 
 from chassis.call import Call
 from chassis.errors import HeadraceError, Unavailable, Unimplemented
+from chassis.limits import Limits, check_limits
+from chassis.shared_memory import SharedMemory
 from gateway import metrics
 from gateway.caller_stream import CallerStream, StreamBounds, Ticket
 from gateway.catalog import Catalog, ServedModel
@@ -40,7 +42,11 @@ class DataPlane:
         generation_timeout_s: float,
         stream_bounds: StreamBounds,
         priorities: Priorities,
+        limits: Limits,
+        memory: SharedMemory,
     ) -> None:
+        self._limits = limits
+        self._memory = memory
         self._ingress = ingress
         self._catalog = catalog
         self._fleet = fleet
@@ -124,6 +130,7 @@ class DataPlane:
         now = time.monotonic()
         model = self.model(message.model_name)
         try:
+            check_limits(message, self._limits)
             if model.signature.decoupled and responses is None:
                 raise _decoupled(model.name)
             default_s = (
@@ -139,6 +146,8 @@ class DataPlane:
                 responses=responses,
                 caller=call.identity,
                 priorities=self._priorities,
+                limits=self._limits,
+                regions=self._memory.of(call.identity),
             )
             verdict = self._ingress.offer(request, now)
             if isinstance(verdict, Reject):

@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from chassis.call import Call
 from chassis.errors import NotFound
 from chassis.oip import checked_version, config_reply, metadata_reply
+from chassis.shared_memory import SharedMemory
+from chassis.shared_memory_rpcs import SharedMemoryRpcs
 from chassis.tracing import Tracing
 from gateway.catalog import Catalog, ServedModel
 from gateway.control import ControlRpcs
@@ -23,6 +25,7 @@ from protos.inference import grpc_service_pb2 as oip
 
 SERVER_NAME = "headrace-gateway"
 EXTENSIONS = (
+    "classification",
     "statistics",
     "model_configuration",
     "model_repository",
@@ -34,7 +37,7 @@ EXTENSIONS = (
 )
 
 
-class InferenceServicer(ControlRpcs):
+class InferenceServicer(ControlRpcs, SharedMemoryRpcs):
     """Implements inference.GRPCInferenceService."""
 
     def __init__(
@@ -45,8 +48,10 @@ class InferenceServicer(ControlRpcs):
         ledger: Ledger,
         *,
         tracing: Tracing,
+        memory: SharedMemory,
     ) -> None:
-        super().__init__(tracing, catalog.model)
+        ControlRpcs.__init__(self, tracing, catalog.model)
+        SharedMemoryRpcs.__init__(self, memory)
         self._plane = plane
         self._catalog = catalog
         self._fleet = fleet
@@ -99,7 +104,9 @@ class InferenceServicer(ControlRpcs):
     ) -> oip.ServerMetadataResponse:
         """Who answers, and with which optional parts of the protocol."""
         return oip.ServerMetadataResponse(
-            name=SERVER_NAME, version=_release(), extensions=EXTENSIONS
+            name=SERVER_NAME,
+            version=_release(),
+            extensions=(*EXTENSIONS, *self.memory_extensions),
         )
 
     async def ModelMetadata(  # noqa: N802

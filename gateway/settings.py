@@ -8,6 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from chassis.connections import DEFAULT_MESSAGE_BYTES, Access, token_in
+from chassis.content_settings import ContentSettings
 from chassis.errors import InvalidArgument
 from chassis.protection import ProtectedSettings
 from chassis.rest.settings import HttpSettings
@@ -15,7 +16,7 @@ from chassis.settings import CommaSeparated
 from chassis.tls import ClientTls
 
 
-class GatewaySettings(HttpSettings, ProtectedSettings):
+class GatewaySettings(ContentSettings, HttpSettings, ProtectedSettings):
     """Each field: its unit, and why the default is what it is."""
 
     section: ClassVar[str] = "gateway"

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 
 from chassis.call import Call
 from chassis.errors import NotFound, Unavailable
+from chassis.limits import DEFAULT_LIMITS, Limits
 from chassis.oip import checked_version, config_reply, metadata_reply
 from chassis.tensors import Signature
-from headrace import __version__
 from inference_service.counters import (
     Counters,
     ResponseCounters,
@@ -27,6 +27,7 @@ from inference_service.served import ServedModel
 from protos.inference import grpc_service_pb2 as oip
 
 EXTENSIONS = (
+    "classification",
     "model_configuration",
     "statistics",
     "sequence",
@@ -40,16 +41,16 @@ EXTENSIONS = (
 class Descriptions:
     """The describing half of `inference.GRPCInferenceService`."""
 
-    def __init__(self, models: Mapping[str, ServedModel], counters: Mapping[str, Counters]) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, ServedModel],
+        counters: Mapping[str, Counters],
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
         self._models = models
         self._counters = counters
-        self._intake = Intake(models)
-
-    async def ServerMetadata(self, _request: object, _call: Call) -> oip.ServerMetadataResponse:
-        """Name, version and the extensions served."""
-        return oip.ServerMetadataResponse(
-            name="headrace", version=__version__, extensions=EXTENSIONS
-        )
+        self._intake = Intake(models, limits=limits)
 
     async def ModelMetadata(
         self, request: oip.ModelMetadataRequest, _call: Call

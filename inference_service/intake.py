@@ -11,10 +11,15 @@ import time
 from collections.abc import Mapping
 
 from chassis.errors import InvalidArgument, NotFound, Unavailable
-from chassis.infer import checked_inputs, wanted_outputs
+from chassis.inputs import Inputs, checked_inputs
+from chassis.limits import DEFAULT_LIMITS, Limits, check_limits, check_tensor_bytes
 from chassis.oip import checked_version
+from chassis.outputs import output_forms, wanted_outputs
+from chassis.padding import Cuts, padder_of
 from chassis.sequences import sequence_required, step_of
+from chassis.shared_memory import NO_REGIONS, Regions
 from chassis.stream_errors import EMPTY_FINAL_PARAMETER
+from chassis.tensors import Signature
 from inference_service.served import ServedModel
 from inference_service.work import Work
 from protos.inference import grpc_service_pb2 as oip
@@ -23,8 +28,11 @@ from protos.inference import grpc_service_pb2 as oip
 class Intake:
     """The models of a replica, as requests name them."""
 
-    def __init__(self, models: Mapping[str, ServedModel]) -> None:
+    def __init__(
+        self, models: Mapping[str, ServedModel], *, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
         self._models = models
+        self._limits = limits
 
     def model(self, name: str) -> ServedModel:
         """The served model of that name. Raises NotFound (MODEL_NOT_FOUND)."""
@@ -39,14 +47,19 @@ class Intake:
         return served
 
     def work_of(
-        self, request: oip.ModelInferRequest, remaining_s: float | None, caller: str = ""
+        self,
+        request: oip.ModelInferRequest,
+        remaining_s: float | None,
+        caller: str = "",
+        regions: Regions = NO_REGIONS,
     ) -> Work:
         """The work a request asks for; `remaining_s` is what the caller's deadline leaves.
 
-        Raises InvalidArgument, NotFound (MODEL_NOT_FOUND, CHANNEL_NOT_SERVED) and Unavailable
-        (MODEL_NOT_READY).
+        `regions` are the shared memory it may name. Raises InvalidArgument, NotFound
+        (MODEL_NOT_FOUND, CHANNEL_NOT_SERVED, REGION_NOT_FOUND) and Unavailable (MODEL_NOT_READY).
         """
         served = self.model(request.model_name)
+        check_limits(request, self._limits)
         signature = served.signature
         if signature is None:
             raise Unavailable("MODEL_NOT_READY", f"model {served.name!r} has no version loaded yet")
@@ -58,13 +71,17 @@ class Intake:
         step = step_of(request.parameters)
         if step is None and signature.states:
             raise sequence_required(served.name)
-        inputs = checked_inputs(request, signature)
+        inputs = checked_inputs(request, signature, limits=self._limits, regions=regions)
+        wanted = wanted_outputs(request, signature)
+        cuts = self._pad(inputs, signature) if signature.padding else {}
         return Work(
             served=served,
             signature=signature,
             request_id=request.id,
             inputs=inputs,
-            wanted=wanted_outputs(request, signature),
+            wanted=wanted,
+            forms=output_forms(request, signature, regions) if request.outputs else (),
+            cuts=cuts,
             version=version,
             step=step,
             caller=caller,
@@ -72,6 +89,18 @@ class Intake:
             size_bytes=sum(map(len, inputs.raw)),
             empty_final=_wants_empty_final(request.parameters),
         )
+
+    def _pad(self, inputs: Inputs, signature: Signature) -> Cuts:
+        padder = padder_of(signature)
+        assert padder is not None
+        padded = padder.padded(inputs.shapes)
+        check_tensor_bytes(padder.size_bytes(padded, inputs.raw), self._limits, "inputs")
+        rows = (inputs.rows,) if signature.max_batch_size else ()
+        cuts = padder.cuts(inputs.shapes, padded)
+        for at, part in enumerate(zip(inputs.raw, inputs.shapes, strict=True)):
+            inputs.raw[at] = padder.joined(at, [part], rows, padded[at])
+        inputs.shapes = padded
+        return cuts
 
 
 def _wants_empty_final(parameters: Mapping[str, oip.InferParameter]) -> bool:
@@ -88,7 +117,7 @@ def _check_channel(parameters: Mapping[str, oip.InferParameter], served: ServedM
             "CHANNEL_NOT_SERVED",
             f"model {served.name!r} follows the channel {served.channel!r} here, not "
             f"{channel[:128]!r}",
-            field="parameters.channel",
+            field="parameters[channel]",
         )
 
 
@@ -102,7 +131,7 @@ def _timeout_s(parameters: Mapping[str, oip.InferParameter]) -> float:
         raise InvalidArgument(
             "BAD_TIMEOUT",
             "parameter 'timeout' must be a number of microseconds, 0 or more, as int64",
-            field="parameters.timeout",
+            field="parameters[timeout]",
         )
     microseconds: int = getattr(given, kind)
     return microseconds / 1e6 if microseconds else math.inf

@@ -17,6 +17,7 @@ from chassis.oip import SERVICE as INFERENCE_SERVICE
 from chassis.protection import protection_of
 from chassis.rest.server import HttpServer
 from chassis.server import RpcServer
+from chassis.shared_memory_cuda import open_cuda
 from chassis.telemetry import logger
 from inference_service.admission import Admission
 from inference_service.architecture import Architecture
@@ -84,6 +85,9 @@ class Replica:
             readiness=self.readiness,
             lookup=self._lookup,
             max_stream_requests=settings.max_stream_requests,
+            limits=settings.limits(settings.max_message_bytes),
+            memory=settings.open_shared_memory(),
+            device=open_cuda() if device.type == "cuda" else None,
         )
         self.http = HttpServer(
             self._servicer,

@@ -15,13 +15,17 @@ from functools import partial
 
 from chassis.call import Call
 from chassis.errors import Unimplemented
+from chassis.limits import Limits
 from chassis.oip import checked_version
+from chassis.shared_memory import SharedMemory
+from chassis.shared_memory_rpcs import Device, SharedMemoryRpcs
 from chassis.tracing import Tracing
+from headrace import __version__
 from inference_service.admission import Admission
 from inference_service.answers import reply_of
 from inference_service.control import ControlRpcs
 from inference_service.counters import CountersByModel
-from inference_service.descriptions import Descriptions
+from inference_service.descriptions import EXTENSIONS, Descriptions
 from inference_service.executor import Executor
 from inference_service.readiness import Readiness
 from inference_service.repository import Repository
@@ -32,7 +36,7 @@ from inference_service.work import Response, Work
 from protos.inference import grpc_service_pb2 as oip
 
 
-class InferenceServicer(Descriptions, ControlRpcs):
+class InferenceServicer(Descriptions, ControlRpcs, SharedMemoryRpcs):
     """`inference.GRPCInferenceService`. Owned by the event loop."""
 
     def __init__(
@@ -44,9 +48,13 @@ class InferenceServicer(Descriptions, ControlRpcs):
         readiness: Readiness,
         lookup: VersionLookup,
         max_stream_requests: int,
+        limits: Limits,
+        memory: SharedMemory,
+        device: Device | None,
     ) -> None:
-        Descriptions.__init__(self, repository.models, CountersByModel())
+        Descriptions.__init__(self, repository.models, CountersByModel(), limits=limits)
         ControlRpcs.__init__(self, repository, Tracing("replica"))
+        SharedMemoryRpcs.__init__(self, memory, device)
         self._executor = executor
         self._admission = admission
         self._readiness = readiness
@@ -54,6 +62,14 @@ class InferenceServicer(Descriptions, ControlRpcs):
         self._max_stream_requests = max_stream_requests
         self._streams: set[InferStream] = set()
         self._lookups: set[asyncio.Task[None]] = set()
+
+    async def ServerMetadata(self, _request: object, _call: Call) -> oip.ServerMetadataResponse:
+        """Name, version and the extensions served."""
+        return oip.ServerMetadataResponse(
+            name="headrace",
+            version=__version__,
+            extensions=(*EXTENSIONS, *self.memory_extensions),
+        )
 
     def end_streams(self) -> None:
         """Ends every open stream after its batches in flight."""
@@ -123,7 +139,8 @@ class InferenceServicer(Descriptions, ControlRpcs):
         where one answer is asked of a model that gives several.
         """
         received_at = time.monotonic() if self._tracing.on else 0.0
-        work = self._intake.work_of(request, call.time_remaining(), call.identity)
+        regions = self._memory.of(call.identity)
+        work = self._intake.work_of(request, call.time_remaining(), call.identity, regions)
         work.received_at = received_at
         if work.signature.decoupled and on_response is None:
             raise Unimplemented(

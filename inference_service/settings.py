@@ -8,6 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from chassis.connections import DEFAULT_MESSAGE_BYTES
+from chassis.content_settings import ContentSettings
 from chassis.errors import InvalidArgument
 from chassis.names import checked_name
 from chassis.protection import ProtectedSettings
@@ -26,7 +27,7 @@ class Followed:
     channel: str
 
 
-class ReplicaSettings(HttpSettings, ProtectedSettings):
+class ReplicaSettings(ContentSettings, HttpSettings, ProtectedSettings):
     """Section `replica`."""
 
     section: ClassVar[str] = "replica"

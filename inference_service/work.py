@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 from chassis.call import Leave, nothing
 from chassis.errors import HeadraceError
-from chassis.infer import Inputs
+from chassis.inputs import Inputs
+from chassis.outputs import Forms
+from chassis.padding import Cuts
 from chassis.sequences import Step
 from chassis.tensors import Signature, TensorSpec
 from headrace.values import Value
@@ -47,6 +49,10 @@ class Work:
     inputs: Inputs
     # Positions in the signature of the outputs asked for.
     wanted: tuple[int, ...]
+    # How each of them travels; empty: as it is.
+    forms: Forms = ()
+    # What comes off the outputs because inputs were filled up.
+    cuts: Cuts = field(default_factory=dict)
     # The version asked for; 0 for whichever serves.
     version: int = 0
     # Its place in a sequence of `caller`, None outside one.

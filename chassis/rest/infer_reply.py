@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from chassis.errors import ResourceExhausted
-from chassis.infer import TYPED_FIELDS
 from chassis.rest.infer_request import BINARY_SIZE, SHARED_MEMORY, Wanted
 from chassis.rest.json_text import Object
 from chassis.rest.parameters import parameters_of
 from chassis.rest.refusals import dumped
 from chassis.rest.tensor_json import values_of
 from chassis.tensors import NUMPY_TYPES, encode_raw
+from chassis.typed_contents import TYPED_FIELDS
 from protos.inference import grpc_service_pb2 as oip
 
 

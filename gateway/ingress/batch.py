@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from chassis.errors import DeadlineExceeded, HeadraceError
 from chassis.infer import infer_reply, split_rows
+from chassis.padding import Padder, cut, padder_of
 from chassis.tensors import TensorSpec
 from gateway.ingress.request import Request
 from gateway.policy.queue import QueueKey
@@ -109,9 +110,16 @@ class Batch:
         columns = self._columns(reply)
         answered = []
         for index, request in enumerate(self._requests):
-            if not request.answered:
+            if request.answered:
+                continue
+            try:
                 parts = [column[index] for column in columns]
-                request.answer.set_result(reply_to(request, reply.version, parts))
+                message = reply_to(request, reply.version, parts)
+            except HeadraceError as error:
+                # Its region of shared memory is gone or too small: its own fault, nobody else's.
+                fail_all([request], error, self._ledger, now)
+            else:
+                request.answer.set_result(message)
                 answered.append(request)
         self._ledger.on_answered(
             self.key.model,
@@ -155,13 +163,23 @@ class Batch:
 
 
 def reply_to(request: Request, version: str, outputs: Sequence[Part]) -> oip.ModelInferResponse:
-    """What the caller gets of these outputs, which follow the signature; none is an empty reply."""
+    """What the caller gets of these outputs, which follow the signature; none is an empty reply.
+
+    What its padding added is cut off. Raises what `infer_reply` raises.
+    """
+    wanted = [outputs[at] for at in request.wanted] if outputs else []
+    if request.cuts and outputs:
+        for index, at in enumerate(request.wanted):
+            if at in request.cuts:
+                spec, shape, raw = wanted[index]
+                wanted[index] = (spec, *cut(spec, shape, raw, request.cuts[at]))
     return infer_reply(
         model=request.key.model,
         version=version,
         request_id=request.id,
-        outputs=[outputs[at] for at in request.wanted] if outputs else (),
+        outputs=wanted,
         typed=request.typed,
+        forms=request.forms if outputs else (),
     )
 
 
@@ -182,11 +200,14 @@ def fail_all(requests: Sequence[Request], error: HeadraceError, ledger: Ledger, 
 
 def _joined(requests: list[Request], rows: int) -> list[Tensor]:
     first = requests[0]
-    specs = first.model.signature.inputs
+    signature = first.model.signature
+    padder = padder_of(signature) if signature.padding else None
+    if padder is not None:
+        return _padded(requests, rows, padder)
     if len(requests) == 1:
         return [
             (spec.name, spec.datatype, shape, raw)
-            for spec, shape, raw in zip(specs, first.shapes, first.raw, strict=True)
+            for spec, shape, raw in zip(signature.inputs, first.shapes, first.raw, strict=True)
         ]
     return [
         (
@@ -195,5 +216,17 @@ def _joined(requests: list[Request], rows: int) -> list[Tensor]:
             (rows, *first.shapes[at][1:]),
             b"".join([request.raw[at] for request in requests]),
         )
-        for at, spec in enumerate(specs)
+        for at, spec in enumerate(signature.inputs)
     ]
+
+
+def _padded(requests: list[Request], rows: int, padder: Padder) -> list[Tensor]:
+    first = requests[0]
+    batches = bool(first.model.signature.max_batch_size)
+    counts = tuple(request.rows for request in requests) if batches else ()
+    tensors: list[Tensor] = []
+    for at, spec in enumerate(first.model.signature.inputs):
+        shape = (rows, *first.padded[at][1:]) if batches else first.padded[at]
+        parts = [(request.raw[at], request.shapes[at]) for request in requests]
+        tensors.append((spec.name, spec.datatype, shape, padder.joined(at, parts, counts, shape)))
+    return tensors

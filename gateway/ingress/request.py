@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from chassis.errors import InvalidArgument, Unimplemented
-from chassis.infer import checked_inputs, wanted_outputs
+from chassis.errors import InvalidArgument
+from chassis.inputs import checked_inputs
+from chassis.limits import DEFAULT_LIMITS, Limits, check_tensor_bytes
 from chassis.names import checked_name
 from chassis.oip import checked_version
+from chassis.outputs import output_forms, wanted_outputs
+from chassis.padding import Cuts, padder_of
 from chassis.sequences import SequenceId, Step, sequence_required, step_of
+from chassis.shared_memory import NO_REGIONS, Regions
 from gateway.catalog import ServedModel
 from gateway.ingress.answer import Answer, Responses
 from gateway.ingress.priority import Priorities
@@ -24,15 +28,15 @@ MICROSECONDS = 1_000_000
 # Bookkeeping of a waiting request beside its tensors; keeps empty tensors from being free.
 OVERHEAD_BYTES = 512
 ANY_PRIORITY = Priorities()
-_WIRE_PARAMETERS = ("classification", "shared_memory_region")
 
 
 class Request:
     """A checked request. `raw` and `shapes` follow the signature's inputs; times are loop times.
 
-    `wanted` holds positions of outputs in the signature; `answer` ends with a ModelInferResponse
-    or a HeadraceError. `step` is its place in a sequence of its caller, `wire_step` the same as
-    replicas are told it; both None outside a sequence.
+    In a batch its inputs are filled up to the shapes `padded`, and `cuts` tells what then comes off
+    the outputs. `wanted` holds positions of outputs in the signature, `forms` how each travels;
+    `answer` ends with a ModelInferResponse or a HeadraceError. `step` is its place in a sequence of
+    its caller, `wire_step` the same as replicas are told it; both None outside a sequence.
     """
 
     __slots__ = (
@@ -40,11 +44,14 @@ class Request:
         "arrived_at",
         "caller",
         "carried",
+        "cuts",
         "deadline",
+        "forms",
         "id",
         "key",
         "model",
         "order",
+        "padded",
         "priority",
         "raw",
         "responses",
@@ -69,19 +76,29 @@ class Request:
         responses: Responses | None = None,
         caller: str = "",
         priorities: Priorities = ANY_PRIORITY,
+        limits: Limits = DEFAULT_LIMITS,
+        regions: Regions = NO_REGIONS,
     ) -> None:
-        """Raises InvalidArgument.
+        """`regions` are what the caller may name; `check_limits` has passed.
 
-        See `checked_inputs`; BAD_VERSION, BAD_PARAMETER, BAD_NAME, SEQUENCE_REQUIRED.
+        Raises InvalidArgument (BAD_VERSION, BAD_PARAMETER, BAD_NAME, TOO_MANY_BYTES,
+        SEQUENCE_REQUIRED) and what `checked_inputs`, `wanted_outputs`, `output_forms` and
+        `Padder.padded` raise.
         """
-        inputs = checked_inputs(message, model.signature)
+        signature = model.signature
+        inputs = checked_inputs(message, signature, limits=limits, regions=regions)
         self.model = model
         self.raw = inputs.raw
         self.shapes = inputs.shapes
         self.rows = inputs.rows
         self.typed = inputs.typed
-        self.wanted = _wanted(message, model)
+        self.padded = inputs.shapes
+        self.cuts: Cuts = {}
+        self.wanted = wanted_outputs(message, signature)
+        self.forms = output_forms(message, signature, regions) if message.outputs else ()
         self.size_bytes = sum(map(len, inputs.raw)) + OVERHEAD_BYTES
+        if signature.padding:
+            self._pad(limits)
         self.id = message.id
         self.arrived_at = now
         self.deadline = deadline
@@ -108,6 +125,17 @@ class Request:
         """True once it ended, or its caller went away."""
         return self.answer.done()
 
+    def _pad(self, limits: Limits) -> None:
+        padder = padder_of(self.model.signature)
+        assert padder is not None
+        self.padded = padder.padded(self.shapes)
+        if self.padded == self.shapes:
+            return
+        self.cuts = padder.cuts(self.shapes, self.padded)
+        size_bytes = padder.size_bytes(self.padded, self.raw)
+        check_tensor_bytes(size_bytes, limits, "inputs")
+        self.size_bytes = size_bytes + OVERHEAD_BYTES
+
     def join(self, sequence: int, wire_id: SequenceId) -> None:
         """The request is admitted as the next of a sequence, in whose queue it waits.
 
@@ -125,22 +153,11 @@ class Request:
             model.name,
             self.version,
             self.carried,
-            () if model.fixed_rows else tuple(shape[1:] for shape in self.shapes),
+            () if model.fixed_rows else tuple(shape[1:] for shape in self.padded),
             0 if model.signature.decoupled else model.signature.max_batch_size,
             model.id,
             model.signature.decoupled,
         )
-
-
-def _wanted(message: oip.ModelInferRequest, model: ServedModel) -> tuple[int, ...]:
-    for output in message.outputs:
-        for name in _WIRE_PARAMETERS:
-            if name in output.parameters:
-                raise Unimplemented(
-                    "NOT_IMPLEMENTED",
-                    f"output {output.name[:64]!r} asks for {name}, which is not served here",
-                )
-    return wanted_outputs(message, model.signature)
 
 
 def carried_parameters(parameters: Any) -> tuple[tuple[str, str | int], ...]:
@@ -179,5 +196,5 @@ def _integer(parameters: Any, name: str) -> int:
 
 def _bad_parameter(name: str, expected: str) -> InvalidArgument:
     return InvalidArgument(
-        "BAD_PARAMETER", f"parameter {name!r} must be {expected}", field=f"parameters.{name}"
+        "BAD_PARAMETER", f"parameter {name!r} must be {expected}", field=f"parameters[{name}]"
     )

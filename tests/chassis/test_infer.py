@@ -2,21 +2,21 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chassis.errors import InvalidArgument
 from chassis.infer import (
-    TYPED_FIELDS,
-    checked_inputs,
     decoded_outputs,
     encoded_inputs,
     infer_reply,
     infer_request,
     split_rows,
-    wanted_outputs,
 )
+from chassis.inputs import checked_inputs
+from chassis.outputs import wanted_outputs
 from chassis.tensors import NUMPY_TYPES, Signature, TensorSpec, encode_raw
+from chassis.typed_contents import TYPED_FIELDS
 
 SIGNATURE = Signature(
     (TensorSpec("image", "FP32", (-1, 2)), TensorSpec("tag", "BYTES", (-1, 1))),
@@ -81,7 +81,7 @@ def _one_raw(message):
     ("change", "reason", "sentence"),
     [
         (_missing, "MISSING_INPUT", "'image' is missing; expected the inputs image, tag"),
-        (_twice, "MISSING_INPUT", "'tag' is missing"),
+        (_twice, "DUPLICATE_INPUT", "2 inputs, some twice"),
         (_third, "DUPLICATE_INPUT", "3 inputs, some twice"),
         (_both, "BAD_CONTENTS", "contents besides raw_input_contents"),
         (_short, "BAD_BYTE_COUNT", "holds 15 bytes; FP32 of shape \\[2, 2\\] needs 16"),
@@ -147,6 +147,7 @@ def test_replies_round_trip(typed):
     assert np.array_equal(again["label"], label)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=8), st.sampled_from(["FP32", "BYTES"]))
 def test_split_rows_gives_each_request_its_own(rows, datatype):
     total = sum(rows)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -21,6 +21,7 @@ NUMERIC = [name for name in NUMPY_TYPES if name not in ("BYTES", "BF16")]
 
 
 @pytest.mark.parametrize("datatype", NUMERIC)
+@settings(deadline=None)
 @given(data=st.data())
 def test_numbers_round_trip(datatype, data):
     shape = data.draw(hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
@@ -31,6 +32,7 @@ def test_numbers_round_trip(datatype, data):
     assert again.shape == array.shape
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=9), max_size=6))
 def test_bytes_round_trip(elements):
     array = np.empty(len(elements), dtype=object)
@@ -40,6 +42,7 @@ def test_bytes_round_trip(elements):
     assert decode_raw(raw, "BYTES", (len(elements),), name="x").tolist() == elements
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40))
 def test_any_bytes_are_elements_or_a_clear_refusal(raw):
     try:

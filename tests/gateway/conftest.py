@@ -10,7 +10,7 @@ import tritonclient.grpc.aio as triton
 from tests.gateway.processes import Running
 
 Start = Callable[..., Running]
-ALL_MODELS = "sum,pair,seq,text,whole,count"
+ALL_MODELS = "sum,pair,seq,text,whole,count,pad,classes"
 
 
 def start_replica(*options: str, port: int = 0) -> Running:

@@ -26,13 +26,14 @@ from chassis.errors import (
     Unavailable,
     Unimplemented,
 )
-from chassis.infer import checked_inputs, infer_reply
+from chassis.infer import infer_reply
+from chassis.inputs import checked_inputs
 from chassis.oip import SERVICE, checked_version, config_reply, metadata_reply
 from chassis.sequences import SequenceId, Step, not_started, sequence_required, step_of
 from chassis.server import RpcServer, run, wait_for_stop_signal
 from chassis.settings import ProcessSettings
 from chassis.telemetry import configure_logs, logger
-from chassis.tensors import Signature, TensorSpec, decode_raw, encode_raw
+from chassis.tensors import Padding, Signature, TensorSpec, decode_raw, encode_raw
 from protos.inference import grpc_service_pb2 as oip
 
 log = logger(__name__)
@@ -64,6 +65,19 @@ def signatures(max_batch: int, width: int) -> dict[str, Signature]:
             states=(spec("sum", "FP32", (-1, 1)),),
         ),
         "whole": Signature((spec("x", "FP32", (3,)),), (spec("y", "FP32", (3,)),), 0),
+        # Filled up to 4 or 8 columns; a column that is filler adds a thousand to the sum.
+        "pad": Signature(
+            (spec("x", "FP32", (-1, -1)),),
+            (rows, spec("copy", "FP32", (-1, -1))),
+            max_batch,
+            padding=(Padding(1, (4, 8), (("x", 1000.0),), ("copy",)),),
+        ),
+        "classes": Signature(
+            (spec("x", "FP32", (-1, 3)),),
+            tuple(spec(name, name, (-1, 3)) for name in ("FP32", "FP16", "BF16", "INT64", "BOOL")),
+            max_batch,
+            labels=(("FP32", ("cat", "dog")),),
+        ),
         # Answers n with 0, 1 .. n-1; a negative n with as many and then an error.
         "count": Signature(
             (spec("n", "INT32", (-1, 1)),),
@@ -85,6 +99,14 @@ COMPUTE: dict[str, Callable[..., tuple[np.ndarray, ...]]] = {
     "text": lambda t: (np.array([[v[0].upper()] for v in t], dtype=object),),
     "running": lambda x, total: (x + total,),
     "whole": lambda x: (x * 2,),
+    "pad": lambda x: (_sum(x), x),
+    "classes": lambda x: (
+        x,
+        x.astype(np.float16),
+        (x.view(np.uint32) >> np.uint32(16)).astype(np.uint16),
+        x.astype(np.int64),
+        x > 0,
+    ),
 }
 
 

@@ -7,7 +7,6 @@ import asyncio
 import grpc
 import numpy as np
 import pytest
-import tritonclient.grpc as wire
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
@@ -88,7 +87,7 @@ BAD = [
     (_set("inputs.0.datatype", "FP64"), "INVALID_ARGUMENT", "BAD_DATATYPE", "expected FP32"),
     (_shape(1, 5), "INVALID_ARGUMENT", "BAD_SHAPE", "expected [-1, 4]"),
     (_shape(-1, 4), "INVALID_ARGUMENT", "BAD_SHAPE", "expected [-1, 4]"),
-    (_shape(2**40, 4), "INVALID_ARGUMENT", "BAD_SHAPE", "elements"),
+    (_shape(2**40, 4), "INVALID_ARGUMENT", "TOO_MANY_ELEMENTS", "elements"),
     (_shape(65, 4), "INVALID_ARGUMENT", "BAD_BYTE_COUNT", "needs 1040"),
     (_raw(bytes(15)), "INVALID_ARGUMENT", "BAD_BYTE_COUNT", "needs 16"),
     (_both, "INVALID_ARGUMENT", "BAD_CONTENTS", "expected one of them"),
@@ -103,7 +102,7 @@ BAD = [
         _set("model_name", "nope"),
         "NOT_FOUND",
         "MODEL_NOT_FOUND",
-        "known models: count, pair, seq",
+        "known models: classes, count, pad, pair, seq",
     ),
 ]
 
@@ -142,13 +141,6 @@ async def test_rows_that_differ(plain, connect):
     ]
     error = await refused(connect(plain[0]).infer("pair", inputs))
     assert code_of(error) == "INVALID_ARGUMENT" and "3 rows" in error.message()
-
-
-async def test_classification_is_not_served(plain, connect):
-    outputs = [wire.InferRequestedOutput("sum", class_count=3)]
-    call = connect(plain[0]).infer("sum", [tensor("x", rows(), "FP32")], outputs=outputs)
-    error = await refused(call)
-    assert code_of(error) == "UNIMPLEMENTED" and "classification" in error.message()
 
 
 async def test_descriptions_of_unknown_models_and_versions(plain, connect):

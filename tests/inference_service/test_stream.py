@@ -63,7 +63,7 @@ async def test_an_error_is_an_answer_and_the_stream_goes_on(moody):
     assert found["good too"].infer_response.model_version == "1"
     assert refusal(found["model"]) == ("NOT_FOUND", "MODEL_NOT_FOUND")
     assert found["shape"].error_message == (
-        "input 'x' has shape [1, 2]; expected [-1, 4] (-1 is any positive size)"
+        "input 'x' has shape [1, 2]; expected [-1, 4] (-1 is any size, at least 1 of the first)"
     )
     assert refusal(found["shape"]) == ("INVALID_ARGUMENT", "BAD_SHAPE")
     assert refusal(found["raises"]) == ("INVALID_ARGUMENT", "MODEL_REFUSED_INPUT")
