@@ -27,7 +27,7 @@ class Limits:
     outputs: int = 256
     dims: int = 32
     elements: int = 2**30
-    # Of a BYTES tensor, whose elements are looked at one by one; at most `elements`.
+    # Of a BYTES tensor, whose elements are looked at one by one.
     bytes_elements: int = 2**20
     tensor_bytes: int = DEFAULT_MESSAGE_BYTES
     name_chars: int = 256
@@ -54,7 +54,7 @@ def check_limits(message: Any, limits: Limits) -> None:
         if len(dims) > limits.dims:
             _refuse("TOO_MANY_DIMS", "dimensions", len(dims), limits.dims, f"inputs[{at}].shape")
         count = math.prod(dims[:])
-        if count > limits.bytes_elements:
+        if count > limits.bytes_elements or count > limits.elements:
             _check_elements(tensor, count, f"inputs[{at}].shape", limits)
         if tensor.parameters:
             _check_parameters(tensor.parameters, f"inputs[{at}].parameters", limits)
@@ -78,7 +78,9 @@ def check_tensor_bytes(size_bytes: int, limits: Limits, field: str) -> None:
 
 
 def _check_elements(tensor: Any, count: int, field: str, limits: Limits) -> None:
-    most = limits.bytes_elements if tensor.datatype == "BYTES" else limits.elements
+    most = limits.elements
+    if tensor.datatype == "BYTES":
+        most = min(most, limits.bytes_elements)
     if count > most:
         raise InvalidArgument(
             "TOO_MANY_ELEMENTS",

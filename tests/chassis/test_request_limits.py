@@ -73,6 +73,15 @@ def test_nothing_may_be_passed(fault):
     assert len(caught.value.message) < 200
 
 
+@pytest.mark.parametrize("datatype", ["FP32", "BYTES"])
+def test_the_smaller_bound_on_elements_counts(datatype):
+    made = oip.ModelInferRequest()
+    made.inputs.add(name="x", datatype=datatype, shape=[4])
+    check_limits(made, replace(LIMITS, elements=4, bytes_elements=5))
+    with pytest.raises(InvalidArgument, match="at most 3 elements"):
+        check_limits(made, replace(LIMITS, elements=3, bytes_elements=5))
+
+
 def test_the_product_of_dimensions_does_not_overflow():
     made = request()
     made.inputs[0].shape[:] = [2**62, 2**62, 2**62]

@@ -178,6 +178,7 @@ def _share(pipe):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(open_cuda() is None, reason="needs a CUDA device")
 def test_memory_of_another_process_on_a_real_device():
     cuda = open_cuda()
     assert cuda is not None

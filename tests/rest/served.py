@@ -6,7 +6,8 @@ import asyncio
 from dataclasses import replace
 
 from chassis.errors import InvalidArgument, NotFound
-from chassis.infer import checked_inputs, infer_reply
+from chassis.infer import infer_reply
+from chassis.inputs import checked_inputs
 from chassis.oip import config_reply, metadata_reply
 from chassis.protection import Protection
 from chassis.rest.server import HttpServer
