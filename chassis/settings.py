@@ -26,7 +26,7 @@ from pydantic_settings import (
 from chassis import failpoints
 from chassis.errors import InvalidArgument
 
-SECTIONS = ("gateway", "replica", "trainer", "process")
+SECTIONS = ("gateway", "replica", "trainer", "process", "client")
 ENVIRONMENT_PREFIX = "HEADRACE_"
 # Set by tests and operators outside any section.
 BARE_VARIABLES = ("HEADRACE_FAILPOINTS", "HEADRACE_CONFIG", "HEADRACE_STORE")

@@ -18,6 +18,7 @@ from chassis.edge import Stub, error_from_rpc
 from chassis.errors import HeadraceError
 from chassis.oip import SERVICE, signature_of
 from chassis.tensors import Signature
+from headrace.access import Credentials, access_of
 from headrace.prediction import (
     Arrays,
     Options,
@@ -62,11 +63,20 @@ class Client:
     """
 
     def __init__(
-        self, address: str = DEFAULT_ADDRESS, *, timeout_s: float = DEFAULT_TIMEOUT_S
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        **credentials: Unpack[Credentials],
     ) -> None:
+        """`credentials`: `token`, `ca`, `cert`, `key`, `server_name`, `tls`; see `Credentials`.
+
+        Raises InvalidArgument (BAD_TLS_FILE, BAD_TOKEN, TOKEN_IN_PLAINTEXT).
+        """
         self._timeout_s = timeout_s
-        self._channel = open_channel(address)
-        self._stub = Stub(self._channel, SERVICE)
+        access = access_of(credentials)
+        self._channel = open_channel(address, access=access)
+        self._stub = Stub(self._channel, SERVICE, access.metadata)
 
     def predict(self, model: str, inputs: Arrays, **options: Unpack[Options]) -> Prediction:
         """Sends arrays by input name, batch dimension first where the model batches.
@@ -148,11 +158,17 @@ class AsyncClient:
     """asyncio client of one address (host:port); belongs to the running event loop."""
 
     def __init__(
-        self, address: str = DEFAULT_ADDRESS, *, timeout_s: float = DEFAULT_TIMEOUT_S
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        **credentials: Unpack[Credentials],
     ) -> None:
+        """As `Client`."""
         self._timeout_s = timeout_s
-        self._channel = open_aio_channel(address)
-        self._stub = Stub(self._channel, SERVICE)
+        access = access_of(credentials)
+        self._channel = open_aio_channel(address, access=access)
+        self._stub = Stub(self._channel, SERVICE, access.metadata)
 
     async def predict(self, model: str, inputs: Arrays, **options: Unpack[Options]) -> Prediction:
         """As `Client.predict`."""

@@ -11,6 +11,8 @@ import grpc
 from chassis.connections import open_channel
 from chassis.edge import Stub, error_from_rpc
 from chassis.errors import Unavailable
+from headrace.access import access_of
+from headrace.cli.access import credentials
 from headrace.cli.output import Row
 from protos.headrace.v1 import gateway_pb2, replica_pb2, trainer_pb2
 
@@ -22,9 +24,10 @@ GATEWAY_ADMIN = "headrace.v1.GatewayAdmin"
 @contextmanager
 def calling(address: str, service: str) -> Iterator[Stub]:
     """A stub whose failed calls end as our errors; one that cannot connect names the address."""
-    channel = open_channel(address)
+    access = access_of(credentials())
+    channel = open_channel(address, access=access)
     try:
-        yield Stub(channel, service)
+        yield Stub(channel, service, access.metadata)
     except grpc.RpcError as error:
         refusal = error_from_rpc(error)
         if isinstance(refusal, Unavailable) and refusal.reason == "UNAVAILABLE":

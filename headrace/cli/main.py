@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli import channels, predict, services, status, train, up, versions
+from headrace.cli import access, channels, predict, services, status, train, up, versions
 
 app = typer.Typer(
     name="headrace",
@@ -29,6 +29,7 @@ channels.register(app)
 predict.register(app)
 status.register(app)
 train.register(app)
+access.register(app)
 
 
 def _print_version(wanted: bool) -> None:
@@ -43,8 +44,13 @@ def options(
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print it."),
     ] = False,
+    token_file: access.TokenFileOption = None,
+    ca: access.CaOption = None,
+    cert: access.CertOption = None,
+    key: access.KeyOption = None,
 ) -> None:
     """Keeps a PyTorch model training and serves its newest good weights over gRPC."""
+    access.remember(token_file=token_file, ca=ca, cert=cert, key=key)
 
 
 def main() -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headrace.cli.access import credentials
 from headrace.cli.output import Format, FormatOption, Row, print_json
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def predict(
     from headrace.prediction import Options
 
     options: Options = {"version": version, "channel": channel, "priority": priority}
-    with Client(gateway, timeout_s=timeout) as client:
+    with Client(gateway, timeout_s=timeout, **credentials()) as client:
         signature = client.signature(model)
         arrays = parsed_inputs(inputs, signature)
         if signature.decoupled:

@@ -14,6 +14,7 @@ import numpy as np
 from chassis.errors import InvalidArgument, Unimplemented
 from chassis.infer import infer_reply
 from chassis.oip import SERVICE, config_reply, metadata_reply
+from chassis.protection import Protection
 from chassis.server import RpcServer
 from chassis.stream_errors import FINAL_PARAMETER, stream_error
 from chassis.tensors import Signature, TensorSpec
@@ -99,15 +100,16 @@ class Servicer:
 class OipServer:
     """A context manager; `address` is where it listens."""
 
-    def __init__(self) -> None:
+    def __init__(self, protection: Protection | None = None) -> None:
         self.servicer = Servicer()
+        self._protection = protection or Protection()
         self._started = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        server = RpcServer("127.0.0.1", 0)
+        server = RpcServer("127.0.0.1", 0, protection=self._protection)
         server.add_service(SERVICE, self.servicer)
         self.address = f"127.0.0.1:{await server.start()}"
         self._started.set()
