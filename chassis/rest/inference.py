@@ -16,6 +16,7 @@ from chassis.rest.refusals import dumped, error_body, refusal_of
 from chassis.stream_errors import error_of
 from protos.inference import grpc_service_pb2 as oip
 
+EMPTY_FINAL = "triton_enable_empty_final_response"
 Answers = AsyncGenerator[Object, None]
 
 
@@ -99,6 +100,8 @@ async def _answers(exchange: Exchange) -> Answers:
     if not signature.decoupled:
         yield generated(await exchange.ask("ModelInfer", message), exchange.limits.json_bytes)
         return
+    # Each answer goes out when it is there, not when the next one shows that it is not the last.
+    message.parameters[EMPTY_FINAL].bool_param = True
     async for answer in exchange.stream(message):
         if answer.error_message:
             raise error_of(answer) or Internal("MODEL_FAILED", answer.error_message)

@@ -187,3 +187,21 @@ async def test_sigterm_finishes_what_runs(replica, gateway):
         assert (answer.status, answer.headers["connection"]) == (200, "close")
         assert await client.closed()
     assert await asyncio.to_thread(process.wait) == 0
+
+
+async def test_a_decoupled_model_answers_in_events(spoken):
+    port = spoken.serving["http_port"]
+    answer = await ask(port, "POST", "/v2/models/count/generate_stream", {"n": 3, "id": "q"})
+    events = [json.loads(part[6:]) for part in answer.body.decode().split("\n\n")[:-1]]
+    assert [(event["id"], event["token"]) for event in events] == [("q", 0), ("q", 1), ("q", 2)]
+    failing = await ask(port, "POST", "/v2/models/count/generate_stream", {"n": -1})
+    *told, error = failing.body.decode().split("\n\n")[:-1]
+    assert len(told) == 1
+    assert "error" in json.loads(error[6:])
+    unary = await ask(
+        port,
+        "POST",
+        "/v2/models/count/infer",
+        {"inputs": [{"name": "n", "shape": [1, 1], "datatype": "INT32", "data": [1]}]},
+    )
+    assert (unary.status, unary.reason) == (501, "DECOUPLED_MODEL")
