@@ -176,8 +176,13 @@ class Fleet:
         if serves == member.serves:
             return False
         member.serves = serves
-        for seats in (self._balance, self._generations):
-            seats.on_endpoint(member.address, serves, now=now)
+        self._balance.on_endpoint(member.address, serves, now=now)
+        decoupled = {
+            model: versions
+            for model, versions in serves.items()
+            if self._catalog.model(model).signature.decoupled
+        }
+        self._generations.on_endpoint(member.address, decoupled, now=now)
         return True
 
     def _let_go(self, now: float) -> None:

@@ -14,12 +14,11 @@ import grpc
 
 from chassis.edge import Stub, error_from_rpc
 from chassis.errors import HeadraceError, Unavailable
-from chassis.stream_errors import FINAL_PARAMETER
+from chassis.stream_errors import EMPTY_FINAL_PARAMETER, FINAL_PARAMETER
 from gateway.dispatch.delivery import Ended, Failure, Listener, Outcome, lost
 from gateway.ingress.generation import Generation
 from gateway.policy.retry import Fault
 from gateway.wire import (
-    EMPTY_FINAL_PARAMETER,
     batch_message,
     call_failure,
     read_response,

@@ -19,7 +19,7 @@ from gateway.caller_stream import CallerStream, StreamBounds, Ticket
 from gateway.catalog import Catalog, ServedModel
 from gateway.fleet import Fleet
 from gateway.ingress.answer import Answer, Responses
-from gateway.ingress.door import Ingress, refusal
+from gateway.ingress.door import Ingress, draining, refusal
 from gateway.ingress.priority import Priorities
 from gateway.ingress.request import Request, timeout_parameter_s
 from gateway.policy.batching import Reject
@@ -58,6 +58,7 @@ class DataPlane:
         self._priorities = priorities
         self._loop = asyncio.get_running_loop()
         self._streams: set[CallerStream] = set()
+        self._closed = False
         self._all_ended = asyncio.Event()
         self._all_ended.set()
 
@@ -79,7 +80,13 @@ class DataPlane:
     async def stream(
         self, messages: AsyncIterator[oip.ModelInferRequest], call: Call
     ) -> AsyncIterator[oip.ModelStreamInferResponse]:
-        """Many requests at once, answered as they finish; see `CallerStream`."""
+        """Many requests at once, answered as they finish; see `CallerStream`.
+
+        Raises Unavailable (DRAINING) after `end_streams`, and InvalidArgument (MALFORMED_MESSAGE)
+        after the last answer.
+        """
+        if self._closed:
+            raise draining()
 
         def begin(message: oip.ModelInferRequest, ticket: Ticket) -> Request:
             leave = call.enter(message)
@@ -112,7 +119,8 @@ class DataPlane:
         return self._catalog.get(name) or self._known(name)
 
     def end_streams(self) -> None:
-        """Every open stream takes no more requests and ends after its last answer."""
+        """Every open stream takes no more requests and ends after its last answer; none opens."""
+        self._closed = True
         for stream in self._streams:
             stream.stop_reading()
 
@@ -160,6 +168,8 @@ class DataPlane:
 
     def _withdraw(self, request: Request) -> None:
         self._ingress.withdraw(request, time.monotonic())
+        # A drain may have waited for this one.
+        self._wake()
 
     def _known(self, name: str) -> ServedModel:
         if not self._fleet.heard:

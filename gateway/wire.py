@@ -27,8 +27,6 @@ from gateway.policy.retry import Fault
 from protos.inference import grpc_service_pb2 as oip
 
 MICROSECONDS = 1_000_000
-# Asks for the end of a decoupled request as a response of its own.
-EMPTY_FINAL_PARAMETER = "triton_enable_empty_final_response"
 
 
 def batch_message(batch: Batch, delivery_id: int, timeout_s: float) -> oip.ModelInferRequest:

@@ -162,6 +162,11 @@ class Ingress:
             fail_all(group, error, self._ledger, now)
 
 
+def draining() -> Unavailable:
+    """The status of what comes once the gateway takes nothing more."""
+    return Unavailable("DRAINING", "the gateway is shutting down; ask another one")
+
+
 def _too_many(_id: SequenceId) -> ResourceExhausted:
     return ResourceExhausted(
         "TOO_MANY_SEQUENCES",
@@ -182,7 +187,7 @@ def refusal(verdict: Reject, request: Request) -> HeadraceError:
     if verdict.reason == "DEADLINE_EXCEEDED":
         return expired()
     if verdict.reason == "DRAINING":
-        return Unavailable("DRAINING", "the gateway is shutting down; ask another one")
+        return draining()
     if request.step is not None and verdict.reason in _OF_SEQUENCES:
         return _OF_SEQUENCES[verdict.reason](request.step.id)
     what = "requests" if verdict.reason == "QUEUE_FULL" else "bytes"
