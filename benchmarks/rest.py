@@ -20,11 +20,12 @@ import numpy as np
 import uvloop
 
 from benchmarks.cpu import cpu_seconds
+from benchmarks.settings import MODELS
 from benchmarks.stack import Stack
 from chassis.connections import open_aio_channel
 from chassis.infer import encoded_inputs, infer_request
 from chassis.oip import SERVICE
-from examples.mlp import Mlp
+from headrace.model import load_model
 
 WARM_UP_S = 1.0
 # Each transport is measured this often, in turn, so that a busy machine is busy for all.
@@ -130,7 +131,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
     parser.add_argument("--outstanding", type=int, nargs="+", default=[1, 16])
     options = parser.parse_args()
-    model = Mlp()
+    model = load_model(MODELS["mlp"])
     with tempfile.TemporaryDirectory() as directory:
         changes = {"http_port": "0"}
         with Stack(model, Path(directory), 1, 1, gateway_settings=changes) as stack:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chassis.call import Call
-from chassis.errors import Unimplemented
+from chassis.errors import PermissionDenied, Unimplemented
 from chassis.rest.body import Hold, Receive, RequestHeaders, read_body
 from chassis.rest.json_text import Object, parsed
 from chassis.rest.refusals import Headers, dumped
@@ -87,6 +87,18 @@ class Exchange:
             return await method(message, self.call)
         finally:
             leave()
+
+    async def look_up(self, rpc: str, message: Any) -> Any:
+        """As `ask` for what the request asks besides: it is not counted against a quota."""
+        return await self._method(rpc)(message, self.call)
+
+    def require_model(self) -> None:
+        """Raises PermissionDenied (MODEL_NOT_ALLOWED), before anything is told of the model."""
+        if not self.call.may_use(self.model):
+            raise PermissionDenied(
+                "MODEL_NOT_ALLOWED",
+                f"identity {self.call.identity!r} may not use model {self.model[:128]!r}",
+            )
 
     async def stream(self, message: Any) -> AsyncGenerator[Any, None]:
         """The answers of ModelStreamInfer to one request."""

@@ -89,10 +89,11 @@ def _event(text: bytes) -> bytes:
 async def _answers(exchange: Exchange) -> Answers:
     given = await exchange.json()
     name, version = exchange.model, exchange.version
-    metadata = await exchange.ask(
+    exchange.require_model()
+    metadata = await exchange.look_up(
         "ModelMetadata", oip.ModelMetadataRequest(name=name, version=version)
     )
-    described = await exchange.ask(
+    described = await exchange.look_up(
         "ModelConfig", oip.ModelConfigRequest(name=name, version=version)
     )
     signature = signature_of(metadata, described.config)

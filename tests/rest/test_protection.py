@@ -72,6 +72,18 @@ async def test_a_quota_is_refused_with_the_time_to_wait(guard, quota, reason):
         assert int(refused.headers["retry-after"]) >= 1
 
 
+async def test_generate_counts_as_one_request_and_tells_nothing_of_a_forbidden_model(guard):
+    protection = Protection(guard=guard(requests_per_s=0.001, burst_requests=1))
+    async with Served(protection=protection) as served, Client(served.port) as http:
+        body = b'{"in": [1, 2, 3]}'
+        forbidden = "/v2/models/echo_fp32/generate"
+        refused = await http.ask("POST", forbidden, b'{"no": 1}', bearer(SHOP))
+        assert (refused.status, refused.reason) == (403, "MODEL_NOT_ALLOWED")
+        path = "/v2/models/flat/generate"
+        assert (await http.ask("POST", path, body, bearer(SHOP))).status == 200
+        assert (await http.ask("POST", path, body, bearer(SHOP))).reason == "QUOTA_REQUESTS"
+
+
 async def test_requests_at_once_are_counted_until_they_end(guard):
     protection = Protection(guard=guard(max_concurrent=1))
     async with Served(protection=protection) as served, Client(served.port) as first:
