@@ -18,7 +18,7 @@ BUF := $(BIN)/buf
 export PYTHON
 
 .PHONY: help setup kubectl up test check lint types contracts proto-checks manifests \
-	protos protos-release bench gpu-check format clean
+	protos protos-release bench fuzz gpu-check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
@@ -71,6 +71,9 @@ protos: setup ## regenerate the message modules from the .proto files
 
 protos-release: setup ## make today's definitions the ones that must not break
 	$(BUF) build protos --exclude-source-info -o protos/baseline.binpb
+
+fuzz: setup ## 120,000 damaged and hostile requests at live servers (ARGS="--seed 7")
+	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 bench: setup ## measure the serving path; a table and bench-results/*.json (ARGS="...")
 	@$(BIN)/python -m benchmarks.serving $(ARGS)

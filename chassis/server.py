@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from chassis.connections import DEFAULT_MESSAGE_BYTES, is_loopback, server_options
 from chassis.edge import Gate, service_handler
 from chassis.errors import HeadraceError, InvalidArgument
+from chassis.memory import return_memory
 from chassis.protection import Protection
 from chassis.telemetry import logger
 from chassis.tls import server_credentials
@@ -150,7 +151,11 @@ async def serve_until_stopped(
     server: RpcServer, *, drain: Callable[[], Awaitable[None]], grace_s: float
 ) -> None:
     """Waits for a stop signal, then: not ready, `drain`, stop. The server must be started."""
-    await wait_for_stop_signal()
+    housekeeping = asyncio.create_task(return_memory())
+    try:
+        await wait_for_stop_signal()
+    finally:
+        housekeeping.cancel()
     log.info("draining", port=server.port)
     await server.set_ready(False)
     await drain()

@@ -1,0 +1,134 @@
+"""A fuzz run: real servers, a witness beside the fire, and what held."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from headrace import Client, Publisher
+from tests.conformance.models import plain_models
+from tests.fuzz.plan import shots, warm_up
+from tests.fuzz.shot import Shot
+from tests.fuzz.tally import Tally
+from tests.fuzz.vitals import Vitals, rested, settled
+from tests.fuzz.volley import fire
+from tests.system.stack import Service, Stack, wait_until
+
+# Shots of the warm-up: some seconds of them bring allocators and caches to the size they keep.
+WARM_UP = 2_000
+
+
+@dataclass
+class Report:
+    """What a run saw; `broken` names each thing that did not hold."""
+
+    seed: int
+    mutations: int
+    hostile: int
+    seconds: float = 0.0
+    endings: dict[str, int] = field(default_factory=dict)
+    witness: dict[str, dict[str, object]] = field(default_factory=dict)
+    vitals: dict[str, dict[str, float]] = field(default_factory=dict)
+    broken: list[str] = field(default_factory=list)
+
+    def line(self) -> str:
+        """One line of JSON with the verdict."""
+        verdict = "held" if not self.broken else "broken"
+        return json.dumps({"verdict": verdict, **asdict(self)})
+
+
+def run(directory: Path, *, seed: int, mutations: int, hostile: int) -> Report:
+    """Starts a gateway over a replica, fires at both, and reports."""
+    report = Report(seed, mutations, hostile)
+    with _served(directory) as stack:
+        servers = {"gateway": stack.gateway, "replica": stack.replicas[0]}
+        with _witness(servers, Report(seed, 0, 0)):
+            _fire(servers, warm_up(WARM_UP, WARM_UP))
+        before = {name: rested(server.process.pid) for name, server in servers.items()}
+        started = time.monotonic()
+        with _witness(servers, report):
+            tally = _fire(servers, shots(seed, mutations, hostile))
+        report.seconds = round(time.monotonic() - started, 1)
+        report.endings = dict(sorted(tally.endings.items()))
+        report.broken += tally.wrong
+        _check_vitals(servers, before, report)
+    return report
+
+
+def _fire(servers: dict[str, Service], planned: Iterator[Shot]) -> Tally:
+    """Each shot at whichever server has a free place."""
+    tally = Tally()
+
+    async def at_both() -> None:
+        async with asyncio.TaskGroup() as group:
+            for name, server in servers.items():
+                group.create_task(
+                    fire(name, server.address, server.serving["http_port"], planned, tally)
+                )
+
+    asyncio.run(at_both())
+    return tally
+
+
+@contextmanager
+def _served(directory: Path) -> Iterator[Stack]:
+    store = f"file://{directory}/store"
+    models = plain_models()
+    for model in models:
+        with Publisher(store, model=model) as publisher:
+            publisher.publish(model.build())
+    names = ",".join(model.name for model in models)
+    stack = Stack(directory, store, names, replica_settings={"http_port": 0})
+    try:
+        stack.start(replicas=1, http_port=0)
+        with Client(stack.gateway.address) as client:
+            for model in models:
+                wait_until(
+                    lambda name=model.name: client.ready(name), within_s=60, what="models ready"
+                )
+        yield stack
+    finally:
+        stack.stop()
+
+
+@contextmanager
+def _witness(servers: dict[str, Service], report: Report) -> Iterator[None]:
+    addresses = [f"{name}={server.address}" for name, server in servers.items()]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.fuzz.witness", *addresses],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield
+    finally:
+        printed, _ = process.communicate(timeout=60)
+    report.witness = json.loads(printed)
+    for name, record in report.witness.items():
+        if record["failures"] or not record["requests"]:
+            report.broken.append(f"good requests to the {name}: {record}")
+
+
+def _check_vitals(servers: dict[str, Service], before: dict[str, Vitals], report: Report) -> None:
+    for name, server in servers.items():
+        if server.process.poll() is not None:
+            report.broken.append(f"the {name} ended with code {server.process.returncode}")
+            continue
+        after, waited_s = settled(server.process.pid, before[name])
+        report.vitals[name] = {
+            "memory_mb_before": round(before[name].memory_bytes / 1e6, 1),
+            "memory_mb_after": round(after.memory_bytes / 1e6, 1),
+            "descriptors_before": before[name].descriptors,
+            "descriptors_after": after.descriptors,
+            "settled_s": round(waited_s, 1),
+        }
+        if not after.within(before[name]):
+            report.broken.append(f"the {name} is not back at its baseline: {report.vitals[name]}")
