@@ -32,8 +32,9 @@ class HttpSettings(Settings):
     # OIP over HTTP on the same host; 0 picks a free port, -1 is off.
     http_port: int = Field(-1, ge=-1, le=65535)
     # Bytes of JSON in one request or answer; larger tensors travel as binary data. JSON is read
-    # in one go on the event loop: 8 MiB of numbers hold it for about a tenth of a second.
-    http_max_json_bytes: int = Field(8 * MIB, ge=KIB)
+    # in one go on the event loop: 4 MiB of ordinary numbers hold it for about 0.1 s, of single
+    # digits or tiny texts for up to half a second.
+    http_max_json_bytes: int = Field(4 * MIB, ge=KIB)
     # Bytes of bodies that are being received or answered, over all connections.
     http_max_buffered_bytes: int = Field(1024 * MIB, ge=KIB)
     # Bytes of a request line and its headers. Tokens are long, but not that long.

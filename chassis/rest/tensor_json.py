@@ -20,6 +20,8 @@ _NOT_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float
 _BINARY_ONLY = ("FP16", "BF16")
 _INTEGERS = frozenset(name for name in NUMPY_TYPES if "INT" in name)
 _FLOATS = ("FP32", "FP64")
+# Integers of fewer bits are compared as an array of these.
+WIDEST_BITS = 64
 # Longest list of values that is not worth an array.
 _FEW = 32
 
@@ -96,9 +98,17 @@ def _integers(flat: list[int], datatype: str, path: str) -> bytes:
     dtype = NUMPY_TYPES[datatype]
     bits = 8 * dtype.itemsize
     least, beyond = (0, 2**bits) if dtype.kind == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1))
-    if flat and not (least <= min(flat) and max(flat) < beyond):
+    if bits == WIDEST_BITS:
+        if flat and not (least <= min(flat) and max(flat) < beyond):
+            raise _out_of_range(datatype, path)
+        return np.array(flat, dtype=dtype).tobytes()
+    try:
+        exact = np.array(flat, dtype=np.int64)
+    except OverflowError:
+        raise _out_of_range(datatype, path) from None
+    if len(flat) and not (least <= exact.min() and exact.max() < beyond):
         raise _out_of_range(datatype, path)
-    return np.array(flat, dtype=dtype).tobytes()
+    return exact.astype(dtype).tobytes()
 
 
 def _reals(flat: list[float], datatype: str, path: str) -> bytes:
