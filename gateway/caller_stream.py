@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chassis.errors import HeadraceError
-from chassis.stream_errors import EMPTY_FINAL_PARAMETER, FINAL_PARAMETER, stream_error
+from chassis.stream_errors import EMPTY_FINAL_PARAMETER, stream_error, stream_reply
 from gateway.ingress.request import OVERHEAD_BYTES, Request
 from protos.inference import grpc_service_pb2 as oip
 
@@ -64,12 +64,12 @@ class Ticket:
         """As `Answer.set_result`; of a decoupled request, as `Responses.set_result`."""
         if self._held is not None:
             reply, self._held = self._held, None
-        self._end(_message(reply, final=True))
+        self._end(stream_reply(reply, final=True))
 
     def set_exception(self, error: HeadraceError, /) -> None:
         """As `Answer.set_exception`."""
         if self._held is not None:
-            self._stream.put(_message(self._held, final=False))
+            self._stream.put(stream_reply(self._held, final=False))
             self._held = None
         self._end(stream_error(error, self.model, self.id))
 
@@ -80,11 +80,11 @@ class Ticket:
     def respond(self, reply: oip.ModelInferResponse) -> None:
         """As `Responses.respond`."""
         if self.empty_final:
-            self._stream.put(_message(reply, final=False))
+            self._stream.put(stream_reply(reply, final=False))
             return
         ready, self._held = self._held, reply
         if ready is not None:
-            self._stream.put(_message(ready, final=False))
+            self._stream.put(stream_reply(ready, final=False))
 
     @property
     def full(self) -> bool:
@@ -238,14 +238,6 @@ class CallerStream:
             if ticket.request is not None:
                 self._withdraw(ticket.request)
         self._outbox.clear()
-
-
-def _message(reply: oip.ModelInferResponse, *, final: bool) -> oip.ModelStreamInferResponse:
-    reply.parameters[FINAL_PARAMETER].bool_param = final
-    message = oip.ModelStreamInferResponse()
-    # Given to the constructor it would be serialized and parsed: 100 times as much for a megabyte.
-    message.infer_response.CopyFrom(reply)
-    return message
 
 
 def _size_bytes(message: oip.ModelStreamInferResponse) -> int:

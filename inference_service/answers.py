@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from chassis.errors import HeadraceError
 from chassis.infer import infer_reply
 from chassis.padding import cut
-from chassis.stream_errors import FINAL_PARAMETER, stream_error
+from chassis.stream_errors import stream_error, stream_reply
 from inference_service.work import Output, Response, Work
 from protos.inference import grpc_service_pb2 as oip
 
@@ -25,7 +25,7 @@ def stream_reply_of(work: Work) -> oip.ModelStreamInferResponse:
     if work.error is not None:
         return stream_error(work.error, work.served.name, work.request_id)
     try:
-        return _on_stream(_reply(work, work.outputs), final=True)
+        return stream_reply(_reply(work, work.outputs), final=True)
     except HeadraceError as error:
         # The caller's shared memory is gone, or too small for an output.
         return stream_error(error, work.served.name, work.request_id)
@@ -33,14 +33,14 @@ def stream_reply_of(work: Work) -> oip.ModelStreamInferResponse:
 
 def response_of(work: Work, response: Response, *, final: bool) -> oip.ModelStreamInferResponse:
     """The message of one response of a decoupled model."""
-    return _on_stream(_reply(work, response.outputs), final=final)
+    return stream_reply(_reply(work, response.outputs), final=final)
 
 
 def end_of(work: Work) -> oip.ModelStreamInferResponse:
     """The message that ends a decoupled model's responses: an error, or nothing more to say."""
     if work.error is not None:
         return stream_error(work.error, work.served.name, work.request_id)
-    return _on_stream(_reply(work, ()), final=True)
+    return stream_reply(_reply(work, ()), final=True)
 
 
 def _reply(work: Work, outputs: Sequence[Output]) -> oip.ModelInferResponse:
@@ -57,8 +57,3 @@ def _reply(work: Work, outputs: Sequence[Output]) -> oip.ModelInferResponse:
         typed=work.inputs.typed,
         forms=work.forms if outputs else (),
     )
-
-
-def _on_stream(reply: oip.ModelInferResponse, *, final: bool) -> oip.ModelStreamInferResponse:
-    reply.parameters[FINAL_PARAMETER].bool_param = final
-    return oip.ModelStreamInferResponse(infer_response=reply)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import urllib.request
 
 import grpc
 import numpy as np
@@ -242,6 +243,38 @@ async def test_a_caller_that_never_reads_and_leaves_frees_what_it_held(replica, 
             return model.failed > 0 and model.queued_requests == 0
 
         await until(all_ended)
+
+
+def gauge(process, name: str) -> float:
+    """A metric without labels, as the gateway exports it."""
+    url = f"http://127.0.0.1:{process.serving['metrics_port']}/metrics"
+    with urllib.request.urlopen(url, timeout=10) as page:
+        lines = page.read().decode().splitlines()
+    (line,) = [line for line in lines if line.startswith(f"{name} ")]
+    return float(line.split()[1])
+
+
+async def test_streams_cancelled_at_every_stage_leave_nothing(replica, gateway):
+    """Before a request, with some waiting, with some in flight, with answers unread."""
+    process = gateway(replica("--alpha-s", "0.02"), metrics_port=0, max_batch_size=1)
+    async with grpc.aio.insecure_channel(process.address) as channel:
+        for stage in range(40):
+            call = open_stream(channel)
+            for number in range(stage % 4 * 5):
+                await call.write(message(str(number)))
+            if stage % 4 == 3:
+                await call.read()
+            elif stage % 2:
+                await channel.channel_ready()
+            call.cancel()
+
+        async def nothing_left() -> bool:
+            names = ("headrace_gateway_streams", "headrace_gateway_inflight_batches")
+            return not any(gauge(process, name) for name in names)
+
+        await until(nothing_left)
+    await until_idle(process)
+    assert not process.events("handler failed")
 
 
 async def test_a_drain_ends_streams_after_their_answers(replica, gateway):
