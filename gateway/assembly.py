@@ -32,6 +32,7 @@ from gateway.policy.batching import Backlog
 from gateway.policy.retry import RetryPolicy
 from gateway.policy.sequences import ORIGIN_BITS, Sequences
 from gateway.registry_redis import RedisDirectory
+from gateway.repository import Repository, Timeouts
 from gateway.servicer import InferenceServicer
 from gateway.settings import GatewaySettings
 from gateway.statistics import Ledger
@@ -100,11 +101,19 @@ class Gateway:
             limits=settings.limits(settings.max_message_bytes),
             memory=self._memory,
         )
+        self._repository = Repository(
+            self._fleet,
+            self._catalog,
+            Timeouts(settings.load_timeout_s, settings.health_timeout_s),
+            waiting=self._ingress.waiting_of,
+        )
+        self._fleet.attend(self._repository)
         self._servicer = InferenceServicer(
             self._plane,
             self._catalog,
             self._fleet,
             self._ledger,
+            repository=self._repository,
             tracing=self._tracing,
             memory=self._memory,
         )
@@ -144,6 +153,7 @@ class Gateway:
                 await self._start()
                 await serve_until_stopped(self._server, drain=self._drain, grace_s=LAST_GRACE_S)
                 await self._admin.stop(0)
+                await self._repository.close()
                 for task in background:
                     task.cancel()
         except BaseExceptionGroup as group:

@@ -56,6 +56,9 @@ class Catalog:
     def __init__(self, *, max_batch_size: int = 0) -> None:
         self._max_batch_size = max_batch_size
         self._models: dict[str, ServedModel] = {}
+        # Not served though endpoints may still describe them; kept for the day they come back.
+        self._withdrawn: dict[str, ServedModel] = {}
+        self._unwanted: set[str] = set()
         self._odd: set[tuple[str, str]] = set()
 
     def settle(self, claims: Mapping[str, Claims]) -> None:
@@ -63,17 +66,35 @@ class Catalog:
         names = {name for described in claims.values() for name in described}
         for name in sorted(names):
             given = [described[name] for described in claims.values() if name in described]
-            known = self._models.get(name)
+            known = self._known(name)
             chosen = agreed(known.claimed if known else None, given)
             if chosen is not None and (known is None or known.claimed != chosen):
-                self._models[name] = ServedModel.of(name, chosen, self._max_batch_size)
+                models = self._withdrawn if name in self._unwanted else self._models
+                models[name] = ServedModel.of(name, chosen, self._max_batch_size)
                 log.info("model described", model=name, max_batch_size=chosen.max_batch_size)
         self._note_odd(claims)
 
     def agrees(self, name: str, claimed: Signature) -> bool:
         """Whether this description of the model is the one that counts."""
-        known = self._models.get(name)
+        known = self._known(name)
         return known is not None and known.claimed == claimed
+
+    def withdraw(self, name: str) -> None:
+        """The model is unknown from now on, whatever endpoints say of it, until `restore`.
+
+        Its batches under way go on.
+        """
+        self._unwanted.add(name)
+        model = self._models.pop(name, None)
+        if model is not None:
+            self._withdrawn[name] = model
+
+    def restore(self, name: str) -> None:
+        """The model is as well known as endpoints make it."""
+        self._unwanted.discard(name)
+        model = self._withdrawn.pop(name, None)
+        if model is not None:
+            self._models[name] = model
 
     def get(self, name: str) -> ServedModel | None:
         """The model, None if no endpoint ever described it."""
@@ -89,6 +110,9 @@ class Catalog:
     def names(self) -> list[str]:
         """Known models in order."""
         return sorted(self._models)
+
+    def _known(self, name: str) -> ServedModel | None:
+        return self._models.get(name) or self._withdrawn.get(name)
 
     def _not_found(self, name: str) -> NotFound:
         names = self.names()

@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from typing import Protocol
 
 from chassis.errors import NotFound
 from gateway.catalog import Catalog
@@ -23,6 +24,16 @@ from gateway.ingress.generation import Generation
 from gateway.member import Checks, Member
 from gateway.policy.balance import Balance
 from gateway.policy.health import State
+
+
+class Attendant(Protocol):
+    """Looks after members."""
+
+    def on_checked(self, member: Member) -> None:
+        """A healthy member passed a check; before it is decided what it is used for."""
+
+    def on_left(self, address: str) -> None:
+        """A member is gone."""
 
 
 class Fleet:
@@ -47,6 +58,11 @@ class Fleet:
         self._members: dict[str, Member] = {}
         self._listeners: list[Callable[[], None]] = []
         self._listed = asyncio.Event()
+        self._attendants: list[Attendant] = []
+
+    def attend(self, attendant: Attendant) -> None:
+        """`attendant` hears of every check that a healthy member passed, and of its leaving."""
+        self._attendants.append(attendant)
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         """`listener` is called after every change of who serves what."""
@@ -126,7 +142,7 @@ class Fleet:
 
     def serves(self, model: str, version: int = 0) -> bool:
         """Whether an endpoint takes the model's batches, and holds the version unless it is 0."""
-        return any(
+        return self._catalog.get(model) is not None and any(
             model in member.serves and (not version or version in member.serves[model])
             for member in self._members.values()
         )
@@ -145,9 +161,14 @@ class Fleet:
                 link=self._link,
                 known=lambda: self._models.union(self._catalog.names()),
                 review=self._review,
+                checked=self._on_checked,
             )
             tasks.create_task(member.watch())
         self._review()
+
+    def _on_checked(self, member: Member) -> None:
+        for attendant in self._attendants:
+            attendant.on_checked(member)
 
     def _review(self) -> None:
         self._catalog.settle(
@@ -199,3 +220,5 @@ class Fleet:
             self._balance.on_removed(member.address, now=now)
             self._generations.on_removed(member.address, now=now)
             member.leave()
+            for attendant in self._attendants:
+                attendant.on_left(member.address)

@@ -44,6 +44,7 @@ class Member:
         link: Link,
         known: Callable[[], Collection[str]],
         review: Callable[[], None],
+        checked: Callable[[Member], None],
     ) -> None:
         self.address = address
         self.health = EndpointHealth(interval_s=checks.interval_s, now=time.monotonic())
@@ -53,11 +54,16 @@ class Member:
         self.looked = asyncio.Event()
         self.models: dict[str, frozenset[int]] = {}
         self.signatures: dict[str, Signature] = {}
+        # Models that it is not used for, whatever it says of them.
+        self.withheld: frozenset[str] = frozenset()
         # What balance was told last.
         self.serves: dict[str, frozenset[int]] = {}
         self._checks = checks
         self._known = known
         self._review = review
+        self._checked = checked
+        # A check begun before something changed must not speak after one begun later.
+        self._checking = asyncio.Lock()
         self._state = State.UNKNOWN
         self._leaving = False
 
@@ -100,10 +106,22 @@ class Member:
         self._review()
 
     def claims(self) -> dict[str, Signature]:
-        """What it says of the models ready on it."""
-        return {model: self.signatures[model] for model in self.models if model in self.signatures}
+        """What it says of the models ready on it, and is used for."""
+        return {
+            model: self.signatures[model]
+            for model in self.models
+            if model in self.signatures and model not in self.withheld
+        }
+
+    async def refresh(self) -> None:
+        """Asks the endpoint now: something was changed there."""
+        await self._check()
 
     async def _check(self) -> None:
+        async with self._checking:
+            await self._ask()
+
+    async def _ask(self) -> None:
         started_at = time.monotonic()
         try:
             sighting = await look(self.endpoint.stub, self._known(), self._checks.timeout_s)
@@ -116,6 +134,8 @@ class Member:
         )
         if sighting.ready:
             self.models = sighting.models
+        if self.health.state is State.HEALTHY:
+            self._checked(self)
         self.changed()
 
     def _on_check_failed(self, error: grpc.RpcError, started_at: float) -> None:

@@ -20,6 +20,7 @@ from gateway.control import ControlRpcs
 from gateway.fleet import Fleet
 from gateway.plane import DataPlane
 from gateway.reports import statistics_reply
+from gateway.repository import Repository
 from gateway.statistics import Ledger
 from protos.inference import grpc_service_pb2 as oip
 
@@ -47,10 +48,11 @@ class InferenceServicer(ControlRpcs, SharedMemoryRpcs):
         fleet: Fleet,
         ledger: Ledger,
         *,
+        repository: Repository,
         tracing: Tracing,
         memory: SharedMemory,
     ) -> None:
-        ControlRpcs.__init__(self, tracing, catalog.model)
+        ControlRpcs.__init__(self, repository, catalog, tracing)
         SharedMemoryRpcs.__init__(self, memory)
         self._plane = plane
         self._catalog = catalog

@@ -95,6 +95,9 @@ class GatewaySettings(ContentSettings, HttpSettings, ProtectedSettings):
     # Seconds a request waits for a known model that no endpoint serves: a replica's restart.
     unavailable_wait_s: float = Field(5.0, ge=0)
 
+    # Seconds that loading a model may take at a replica, whatever its caller's deadline.
+    load_timeout_s: float = Field(600.0, gt=0)
+
     # Seconds between two checks of a healthy endpoint.
     health_interval_s: float = Field(0.25, gt=0)
     # Seconds without any sign of life, from the start of a check, after which it is ejected. A

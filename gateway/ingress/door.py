@@ -124,6 +124,11 @@ class Ingress:
         """As `Door.next_wakeup`."""
         return self._backlog.next_wakeup()
 
+    def waiting_of(self, model: str) -> int:
+        """How many requests of the model wait."""
+        queues = self._backlog.snapshot().queues
+        return sum(queue.requests for queue in queues if queue.key.model == model)
+
     def snapshot(self) -> Snapshot:
         """What waits now."""
         return self._backlog.snapshot()
