@@ -163,6 +163,8 @@ class DataPlane:
         except HeadraceError as error:
             self._ledger.on_refused(model.name, error.code.name)
             raise
+        if self._ledger.tracing.on:
+            request.queued_at = time.monotonic()
         self._wake()
         return request
 

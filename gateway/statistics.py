@@ -42,7 +42,7 @@ class Ledger:
 
     def __init__(self, tracing: Tracing | None = None) -> None:
         self._models: dict[str, ModelCounters] = {}
-        self._tracing = tracing or Tracing("gateway")
+        self.tracing = tracing or Tracing("gateway")
 
     def of(self, model: str) -> ModelCounters:
         """The model's counters; callers pass known models only."""
@@ -86,9 +86,9 @@ class Ledger:
         size.infer_ns += infer_ns
         size.output_ns += split_ns
         metrics.REQUESTS.labels(model, "OK").inc(count)
-        if self._tracing.on:
+        if self.tracing.on:
             trace_answered(
-                self._tracing,
+                self.tracing,
                 model,
                 version,
                 requests,
@@ -133,8 +133,8 @@ class Ledger:
         arrived = sum([request.arrived_at for request in requests])
         entry.fail_ns += max(0, int((count * now - arrived) * NANOSECONDS))
         metrics.REQUESTS.labels(model, status).inc(count)
-        if self._tracing.on:
-            trace_failed(self._tracing, model, requests, status, now=now)
+        if self.tracing.on:
+            trace_failed(self.tracing, model, requests, status, now=now)
 
     def on_rejected(self, model: str, reason: str) -> None:
         """A request was refused at admission; its failure is counted besides."""

@@ -19,6 +19,10 @@ class Traced(Protocol):
     def arrived_at(self) -> float:
         """When it came, on the monotonic clock."""
 
+    @property
+    def queued_at(self) -> float:
+        """When it was read, checked and began to wait."""
+
 
 def trace_answered(
     tracing: Tracing,
@@ -40,6 +44,7 @@ def trace_answered(
         if tracing.take(model):
             stages = {
                 "received": request.arrived_at,
+                "queued": request.queued_at,
                 "dispatched": taken_at,
                 "compute_start": max(taken_at, now - infer_s),
                 "compute_end": now,
@@ -54,5 +59,9 @@ def trace_failed(
     """Writes those that ended with `status`, the name of a gRPC code, and are to be traced."""
     for request in requests:
         if tracing.take(model):
-            stages = {"received": request.arrived_at, "answered": now}
+            stages = {
+                "received": request.arrived_at,
+                "queued": request.queued_at,
+                "answered": now,
+            }
             tracing.write(model, request.id, stages, status=status)

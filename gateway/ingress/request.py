@@ -53,6 +53,7 @@ class Request:
         "order",
         "padded",
         "priority",
+        "queued_at",
         "raw",
         "responses",
         "rows",
@@ -101,6 +102,8 @@ class Request:
             self._pad(limits)
         self.id = message.id
         self.arrived_at = now
+        # When it began to wait, as exactly as traces need it where they are on.
+        self.queued_at = now
         self.deadline = deadline
         self.answer = answer
         # Where the caller takes more than one response.

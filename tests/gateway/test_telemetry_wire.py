@@ -47,8 +47,16 @@ async def test_traces_are_switched_on_and_off(replica, gateway, connect):
     assert (first["place"], first["model"], first["status"]) == ("gateway", "sum", "OK")
     assert first["version"] and first["batch_rows"] == 1
     stamps = first["timestamps_ns"]
-    assert list(stamps) == ["received", "dispatched", "compute_start", "compute_end", "answered"]
+    assert list(stamps) == [
+        "received",
+        "queued",
+        "dispatched",
+        "compute_start",
+        "compute_end",
+        "answered",
+    ]
     assert list(stamps.values()) == sorted(stamps.values())
+    assert stamps["queued"] > stamps["received"]
 
 
 async def test_the_log_of_the_process_is_switched(replica, gateway, connect):
