@@ -56,8 +56,8 @@ class _Run:
     # What replicas know it by; a run that replaces another keeps its name, and so its room there.
     wire: int
     key: SequenceKey
-    # The run of the same id that has to end first; 0 for none.
-    after: int = 0
+    # The run of the same id that has to end first; once it is forgotten, the one before that.
+    after: _Run | None = None
     place: Place | None = None
     version: int = 0
     # Requests admitted and not ended, and whether the first of them is under way.
@@ -124,7 +124,7 @@ class Sequences:
     def held(self, number: int) -> bool:
         """Whether the run's next request has to wait for another one's end."""
         run = self._runs[number]
-        return run.flying or run.after in self._runs
+        return run.flying or self._ahead(run) is not None
 
     def place(self, number: int) -> Place | None:
         """Where the next request has to go; None where any endpoint will do."""
@@ -199,7 +199,13 @@ class Sequences:
             number, since = next(iter(self._idle.items()))
             if since + self._idle_s > now:
                 return
-            self._forget(self._runs[number])
+            run = self._runs[number]
+            if self._ahead(run) is None:
+                self._forget(run)
+            else:
+                # It never began, but a start that replaces it must know what it waits for.
+                del self._idle[number]
+                self._idle[number] = now
 
     def next_wakeup(self) -> float | None:
         """When a run has been idle for too long; after `expire(now)` later than `now`."""
@@ -225,12 +231,17 @@ class Sequences:
             if not before.loss and not before.ended:
                 # Where it was, the start also clears what was kept for the run before.
                 run.wire, run.place = before.wire, before.place
-            if before.pending:
-                run.after = before.number
-            else:
+            run.after = before if before.pending else self._ahead(before)
+            if not before.pending:
                 self._forget(before)
         self._runs[run.number] = self._live[key] = run
         return run
+
+    def _ahead(self, run: _Run) -> _Run | None:
+        """The newest run before this one that still has requests."""
+        while run.after is not None and run.after.number not in self._runs:
+            run.after = run.after.after
+        return run.after
 
     def _on_unanswered(self, run: _Run, end: bool, now: float) -> None:
         if end:

@@ -190,6 +190,22 @@ def test_the_bound_refuses_new_ones_but_not_a_new_start_of_an_idle_one():
     assert step(sequences, start=True) == Reject("TOO_MANY_SEQUENCES"), "the one before is busy"
 
 
+def test_a_start_waits_for_the_run_before_even_where_one_between_left():
+    sequences = core(idle_s=4.0)
+    first = step(sequences, start=True)
+    sequences.on_sent(first, HERE)
+    second = step(sequences, start=True)
+    third = step(sequences, start=True)
+    sequences.on_left(second, start=True, end=False, now=0.0)
+    assert sequences.held(third)
+    sequences.on_left(third, start=True, end=False, now=0.0)
+    sequences.expire(100.0)
+    fourth = step(sequences, start=True)
+    assert sequences.held(fourth)
+    sequences.on_answered(first, version=1, end=True, now=100.0)
+    assert not sequences.held(fourth)
+
+
 class Life(RuleBasedStateMachine):
     """Against a plain list: order kept, one under way a sequence, the books balance."""
 
