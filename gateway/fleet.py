@@ -201,7 +201,7 @@ class Fleet:
         decoupled = {
             model: versions
             for model, versions in serves.items()
-            if self._catalog.model(model).signature.decoupled
+            if member.signatures[model].decoupled
         }
         self._generations.on_endpoint(member.address, decoupled, now=now)
         return True
