@@ -156,6 +156,14 @@ class Delivery:
     def alone(self) -> list[Delivery]:
         """One delivery per request that still waits, with this one's attempts behind it."""
         return [
-            Delivery(batch, self.attempts, set(self.failed_on), set(self.refused_by))
+            Delivery(
+                batch,
+                self.attempts,
+                set(self.failed_on),
+                set(self.refused_by),
+                check_at=batch.deadline,
+                returned_at=self.returned_at,
+                failure=self.failure,
+            )
             for batch in self.batch.split()
         ]

@@ -9,8 +9,8 @@ import pytest
 import tritonclient.grpc as triton
 
 from headrace import Client, Publisher
-from tests.conformance.models import plain_models
-from tests.conformance.target import Target
+from tests.conformance.models import all_models
+from tests.conformance.target import MEMORY_PREFIX, Target
 from tests.system.stack import Stack, wait_until
 
 READY_WITHIN_S = 60.0
@@ -21,14 +21,20 @@ def served(tmp_path_factory) -> Iterator[Stack]:
     """Everything published, loaded and ready."""
     directory = tmp_path_factory.mktemp("conformance")
     store = f"file://{directory}/store"
-    models = plain_models()
+    models = all_models()
     for model in models:
         with Publisher(store, model=model) as publisher:
             publisher.publish(model.build())
     names = [model.name for model in models]
-    stack = Stack(directory, store, ",".join(names))
+    settings = {
+        "http_port": 0,
+        "allow_control": "true",
+        "shared_memory": "true",
+        "shared_memory_prefix": MEMORY_PREFIX,
+    }
+    stack = Stack(directory, store, ",".join(names), replica_settings=dict(settings))
     try:
-        stack.start(replicas=2)
+        stack.start(replicas=2, **settings)
         for address in (stack.gateway.address, *(one.address for one in stack.replicas)):
             _wait_ready(address, names)
         yield stack

@@ -119,6 +119,77 @@ class Lookup(Model):
         return module
 
 
+class Text(Model):
+    """Texts of any length, upper case, and their lengths in bytes; torch has no such tensors."""
+
+    name = "text"
+    inputs = [TensorSpec("x", "BYTES", (-1, 4))]
+    outputs = [TensorSpec("y", "BYTES", (-1, 4)), TensorSpec("length", "INT32", (-1, 4))]
+    max_batch_size = 8
+
+    def build(self) -> nn.Module:
+        return _Text()
+
+
+class _Text(nn.Module):
+    def forward(self, x: np.ndarray) -> tuple[np.ndarray, torch.Tensor]:
+        lengths = [[len(text) for text in row] for row in x.tolist()]
+        return x.copy(), torch.tensor(lengths, dtype=torch.int32)
+
+
+class Classes(Model):
+    """Scores as they came, with names for the classes."""
+
+    name = "classes"
+    inputs = [TensorSpec("x", "FP32", (-1, 3))]
+    outputs = [TensorSpec("scores", "FP32", (-1, 3))]
+    labels = {"scores": ("cat", "dog", "emu")}
+    max_batch_size = 8
+
+    def build(self) -> nn.Module:
+        return _Clone()
+
+
+class Count(Model):
+    """Decoupled: `n` responses, 0 to n - 1."""
+
+    name = "count"
+    decoupled = True
+    inputs = [TensorSpec("n", "INT32", (1,))]
+    outputs = [TensorSpec("i", "INT32", (1,))]
+    max_batch_size = 0
+
+    def build(self) -> nn.Module:
+        return nn.Identity()
+
+    def generate(self, module: nn.Module, inputs):
+        for number in range(int(inputs["n"][0])):
+            yield {"i": torch.tensor([number], dtype=torch.int32)}
+
+
+class Tally(Model):
+    """Stateful: the sum of what its sequence has sent so far."""
+
+    name = "tally"
+    inputs = [TensorSpec("x", "INT64", (-1, 1))]
+    outputs = [TensorSpec("total", "INT64", (-1, 1))]
+    states = [TensorSpec("sum", "INT64", (-1, 1))]
+    max_batch_size = 8
+
+    def build(self) -> nn.Module:
+        return _Tally()
+
+
+class _Tally(nn.Module):
+    def forward(self, x: torch.Tensor, total: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x + total, x + total
+
+
+def all_models() -> list[Model]:
+    """What the suite serves."""
+    return [*plain_models(), Text(), Classes(), Count(), Tally()]
+
+
 def plain_models() -> list[Model]:
     """Those that export and answer one request with one response."""
     identities = [Identity(datatype) for datatype in TORCH_DATATYPES]

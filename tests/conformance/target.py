@@ -15,6 +15,8 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+MEMORY_PREFIX = "conformance-"
+
 
 @dataclass(frozen=True)
 class Target:
@@ -26,6 +28,10 @@ class Target:
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.serving['port']}"
+
+    @property
+    def http_address(self) -> str:
+        return f"127.0.0.1:{self.serving['http_port']}"
 
     @contextmanager
     def stub(self) -> Iterator[service_pb2_grpc.GRPCInferenceServiceStub]:

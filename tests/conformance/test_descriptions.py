@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from tritonclient.grpc import model_config_pb2, service_pb2
 
-from tests.conformance.models import plain_models
+from tests.conformance.models import all_models
 from tests.conformance.target import refused
 
 pytestmark = pytest.mark.system
 
-MODELS = [pytest.param(model, id=model.name) for model in plain_models()]
+MODELS = [pytest.param(model, id=model.name) for model in all_models()]
 
 
 def test_live_and_ready(client):

@@ -59,6 +59,7 @@ def run(directory: Path, *, seed: int, mutations: int, hostile: int) -> Report:
         report.endings = dict(sorted(tally.endings.items()))
         report.broken += tally.wrong
         _check_vitals(servers, before, report)
+        _check_logs(servers, report)
     return report
 
 
@@ -115,6 +116,14 @@ def _witness(servers: dict[str, Service], report: Report) -> Iterator[None]:
     for name, record in report.witness.items():
         if record["failures"] or not record["requests"]:
             report.broken.append(f"good requests to the {name}: {record}")
+
+
+def _check_logs(servers: dict[str, Service], report: Report) -> None:
+    """No request may lead to an error in a log, nor to a traceback."""
+    for name, server in servers.items():
+        lines = server.log.read_text().splitlines()
+        errors = [line for line in lines if '"level": "error"' in line or "Traceback" in line]
+        report.broken += [f"the log of the {name}: {line[:2000]}" for line in errors[:5]]
 
 
 def _check_vitals(servers: dict[str, Service], before: dict[str, Vitals], report: Report) -> None:
