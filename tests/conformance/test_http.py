@@ -12,7 +12,7 @@ import tritonclient.http.aio as triton_aio
 from tritonclient.utils import InferenceServerException, shared_memory
 
 from tests.conformance.datatypes import same, values
-from tests.conformance.models import TORCH_DATATYPES
+from tests.conformance.models import TORCH_DATATYPES, all_models
 from tests.conformance.target import MEMORY_PREFIX
 
 pytestmark = pytest.mark.system
@@ -147,7 +147,11 @@ async def test_calls_of_asyncio(target):
         assert answer.as_numpy("twice").tolist() == [2, 4]
 
 
-def test_settings_are_told(client):
+def test_control_and_settings(client):
+    names = {model["name"] for model in client.get_model_repository_index()}
+    assert names == {model.name for model in all_models()}
+    client.load_model("classes")
+    assert client.is_model_ready("classes")
     assert "trace_level" in client.get_trace_settings("mix")
     assert "log_info" in client.get_log_settings()
 

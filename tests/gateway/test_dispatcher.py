@@ -296,6 +296,31 @@ async def test_the_one_request_at_fault_fails_and_its_neighbours_do_not():
     assert [values_of(requests[at]) for at in (0, 1, 3)] == [[0], [2], [6]]
 
 
+async def test_a_caller_that_leaves_a_split_batch_takes_nobody_along():
+    house = House("a")
+    requests = [house.ask(float(number)) for number in range(4)]
+    await house.turn()
+    house.carrier.fail(house.only_sent(), Failure(InvalidArgument("POISON", "bad"), Fault.INPUT))
+    await house.turn()
+    requests[1].answer.cancel()
+    for _ in range(3):
+        house.carrier.answer(house.only_sent())
+        await house.turn()
+    assert [values_of(requests[at]) for at in (0, 2, 3)] == [[0], [4], [6]]
+
+
+async def test_what_waits_after_a_split_ends_at_its_deadline():
+    house = House("a")
+    requests = [house.ask(1.0, timeout_s=3.0), house.ask(2.0, timeout_s=3.0)]
+    await house.turn()
+    house.carrier.fail(house.only_sent(), Failure(InvalidArgument("POISON", "bad"), Fault.INPUT))
+    await house.turn()
+    assert len(house.carrier.sent) == 1
+    await house.turn(4.0)
+    for request in requests:
+        assert isinstance(request.answer.exception(), DeadlineExceeded)
+
+
 async def test_a_cancelled_request_is_not_sent():
     house = House("a")
     gone, stays = house.ask(1.0), house.ask(2.0)
