@@ -27,6 +27,7 @@ from gateway.policy.retry import Fault
 from protos.inference import grpc_service_pb2 as oip
 
 MICROSECONDS = 1_000_000
+MAX_INT64 = 2**63 - 1
 
 
 def batch_message(batch: Batch, delivery_id: int, timeout_s: float) -> oip.ModelInferRequest:
@@ -44,8 +45,10 @@ def batch_message(batch: Batch, delivery_id: int, timeout_s: float) -> oip.Model
     for name, value in batch.carried:
         if isinstance(value, str):
             message.parameters[name].string_param = value
-        else:
+        elif value <= MAX_INT64:
             message.parameters[name].int64_param = value
+        else:
+            message.parameters[name].uint64_param = value
     return message
 
 

@@ -25,6 +25,8 @@ from gateway.policy.queue import QueueKey
 from protos.inference import grpc_service_pb2 as oip
 
 MICROSECONDS = 1_000_000
+# A year. Longer ones mean for ever, and would not fit into what is sent to replicas.
+LONGEST_TIMEOUT_S = 365 * 24 * 3600.0
 # Bookkeeping of a waiting request beside its tensors; keeps empty tensors from being free.
 OVERHEAD_BYTES = 512
 ANY_PRIORITY = Priorities()
@@ -186,7 +188,8 @@ def timeout_parameter_s(parameters: Any) -> float | None:
     """
     if "timeout" not in parameters:
         return None
-    return _integer(parameters, "timeout") / MICROSECONDS or None
+    granted_s = _integer(parameters, "timeout") / MICROSECONDS
+    return min(granted_s, LONGEST_TIMEOUT_S) or None
 
 
 def _integer(parameters: Any, name: str) -> int:

@@ -8,7 +8,7 @@ import time
 import grpc
 import numpy as np
 import pytest
-from tritonclient.grpc import service_pb2
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tests.gateway.calls import (
     ask,
@@ -118,3 +118,14 @@ async def test_an_expired_client_deadline_is_not_sent(replica, gateway, connect)
     await first
     await ask(client)
     assert await batches_of(fake) == {1: 2}
+
+
+@pytest.mark.parametrize("name", ["timeout", "max_staleness_ms"])
+@pytest.mark.parametrize("value", [2**63, 2**64 - 1])
+async def test_the_largest_numbers_reach_the_replica_and_stop_nothing(plain, name, value):
+    made = request()
+    made.parameters[name].uint64_param = value
+    async with grpc.aio.insecure_channel(plain[0].address) as channel:
+        # Without a deadline of the call's own.
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        assert (await stub.ModelInfer(made)).model_name == "sum"
