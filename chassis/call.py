@@ -17,6 +17,13 @@ Leave = Callable[[], None]
 Enter = Callable[[Any, int], Leave]
 
 
+# Replies that list models: their field of entries, each with a `name`.
+_LISTS = {
+    "inference.RepositoryIndexResponse": "models",
+    "inference.ModelStatisticsResponse": "model_stats",
+}
+
+
 def no_deadline() -> float | None:
     """The time that a caller without a deadline leaves."""
     return None
@@ -24,6 +31,13 @@ def no_deadline() -> float | None:
 
 def nothing() -> None:
     """The `Leave` of a call that nothing guards."""
+
+
+def _keep(entries: Any, allowed: Callable[[str], bool]) -> None:
+    """Keeps the entries whose name is allowed."""
+    for index in reversed(range(len(entries))):
+        if not allowed(entries[index].name):
+            del entries[index]
 
 
 class Call:
@@ -66,6 +80,17 @@ class Call:
     def may_use(self, model: str) -> bool:
         """Whether the identity may ask for the model, and so may be told that it exists."""
         return self._may_use is None or self._may_use(model)
+
+    def shown(self, reply: Any) -> Any:
+        """The reply without entries of models that are not the identity's to know of.
+
+        The edge does so for every unary reply; only lists of models have such entries.
+        """
+        if self._may_use is not None:
+            field = _LISTS.get(reply.DESCRIPTOR.full_name)
+            if field is not None:
+                _keep(getattr(reply, field), self._may_use)
+        return reply
 
     def require_control(self, what: str) -> None:
         """`what` is what the call would do. Raises PermissionDenied (CONTROL_NOT_ALLOWED)."""

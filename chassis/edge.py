@@ -201,7 +201,7 @@ def _unary(
             request = await entrance.receive(context, call)
             started = time.perf_counter()
             leave = call.enter(request)
-            reply = await behavior(request, call)
+            reply = call.shown(await behavior(request, call))
         except Exception as error:
             _refuse(name, error, context)
             return None

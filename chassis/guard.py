@@ -76,13 +76,17 @@ class Rights:
 
     role: str = ""
     control: bool = False
+    # Whether anybody may, known or not, as often as they like: what probes ask.
+    open: bool = False
 
 
 def rights_of(service: str, method: str, control: bool) -> Rights:
-    """Inference needs `infer`; RPCs of our own services that change anything need `control`.
+    """Inference needs `infer`, what changes anything in our own services `control`.
 
-    The inference service's other RPCs look at `Call.control` themselves.
+    Probes are open. The inference service's other RPCs look at `Call.control` themselves.
     """
+    if service == INFERENCE_SERVICE and method in ("ServerLive", "ServerReady"):
+        return Rights(open=True)
     if service == INFERENCE_SERVICE:
         role = INFER if method in ("ModelInfer", "ModelStreamInfer") else ""
         return Rights(role, control)
@@ -133,6 +137,8 @@ class Guard:
         time_remaining: Callable[[], float | None],
     ) -> Call:
         """The call of whoever asks. Raises Unauthenticated, PermissionDenied (ROLE_MISSING)."""
+        if rights.open:
+            return Call(time_remaining=time_remaining)
         caller = _Caller(self, rights, authorization, certificate)
         identity = caller.identity
         return Call(

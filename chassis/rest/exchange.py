@@ -84,7 +84,7 @@ class Exchange:
         method = self._method(rpc)
         leave = self.call.enter(message)
         try:
-            return await method(message, self.call)
+            return self.call.shown(await method(message, self.call))
         finally:
             leave()
 

@@ -42,6 +42,21 @@ class Asking:
                 yield oip.ModelStreamInferResponse(infer_response=reply)
                 leave()
 
+    async def ServerReady(self, _request, call: Call):
+        return oip.ServerReadyResponse(ready=call.identity == "")
+
+    async def RepositoryIndex(self, _request, _call: Call):
+        reply = oip.RepositoryIndexResponse()
+        for name in ("a", "b", "c", "b"):
+            reply.models.add(name=name)
+        return reply
+
+    async def ModelStatistics(self, _request, _call: Call):
+        reply = oip.ModelStatisticsResponse()
+        for name in ("a", "b"):
+            reply.model_stats.add(name=name)
+        return reply
+
     async def RepositoryModelLoad(self, _request, call: Call):
         call.require_control("loading a model")
         return oip.RepositoryModelLoadResponse()
