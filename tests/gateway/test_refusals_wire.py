@@ -152,11 +152,6 @@ async def test_descriptions_of_unknown_models_and_versions(plain, connect):
     assert code_of(await refused(client.get_inference_statistics("nope"))) == "NOT_FOUND"
 
 
-async def test_the_rest_of_the_protocol_is_unimplemented(plain, connect):
-    error = await refused(connect(plain[0]).get_model_repository_index())
-    assert code_of(error) == "UNIMPLEMENTED"
-
-
 async def test_neighbours_of_a_poisoned_row_are_answered(replica, gateway, connect):
     fake = replica("--alpha-s", "0.02")
     client = connect(gateway(fake))
