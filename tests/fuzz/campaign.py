@@ -23,6 +23,8 @@ from tests.system.stack import Service, Stack, wait_until
 
 # Shots of the warm-up: some seconds of them bring allocators and caches to the size they keep.
 WARM_UP = 2_000
+# Lines of a log that a report shows from its first error on.
+SHOWN_LINES = 40
 
 
 @dataclass
@@ -122,8 +124,11 @@ def _check_logs(servers: dict[str, Service], report: Report) -> None:
     """No request may lead to an error in a log, nor to a traceback."""
     for name, server in servers.items():
         lines = server.log.read_text().splitlines()
-        errors = [line for line in lines if '"level": "error"' in line or "Traceback" in line]
-        report.broken += [f"the log of the {name}: {line[:2000]}" for line in errors[:5]]
+        for number, line in enumerate(lines):
+            if '"level": "error"' in line or "Traceback" in line:
+                shown = "\n".join(lines[number : number + SHOWN_LINES])
+                report.broken.append(f"the log of the {name}: {shown}")
+                break
 
 
 def _check_vitals(servers: dict[str, Service], before: dict[str, Vitals], report: Report) -> None:
