@@ -62,10 +62,13 @@ async def _gun(
         except grpc.RpcError as error:
             _count_refusal(server, shot, error, tally)
         except asyncio.CancelledError:
-            # Our own cancel: nothing else ends a task of this group while it runs.
-            if shot.cancel_after_s is None:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
                 raise
+            # Our own cancel, or the server's that saw a tiny deadline before we did.
             tally.add(server, "gRPC", "CANCELLED", shot.label, "")
+            if not shot.hasty:
+                tally.accuse(f"{server} cancelled {shot.label}")
         else:
             tally.add(server, "gRPC", "OK", shot.label, "")
             for reply in replies if shot.streams else ():
