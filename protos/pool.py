@@ -6,6 +6,7 @@ registers `inference.*` there. The bytes on the wire are the same whichever pool
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,29 @@ from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 DESCRIPTOR_SET = Path(__file__).with_name("descriptors.binpb")
 
 
-def _load() -> descriptor_pool.DescriptorPool:
+def _load() -> tuple[descriptor_pool.DescriptorPool, tuple[Any, ...]]:
     pool = descriptor_pool.DescriptorPool()
     files = descriptor_pb2.FileDescriptorSet.FromString(DESCRIPTOR_SET.read_bytes())
     for file in files.file:
         pool.Add(file)
-    return pool
+    classes: list[Any] = []
+    for file in files.file:
+        for message in pool.FindFileByName(file.name).message_types_by_name.values():
+            classes += _classes(message)
+    return pool, tuple(classes)
 
 
-POOL = _load()
+def _classes(message: Any) -> Iterator[Any]:
+    yield message_factory.GetMessageClass(message)
+    for nested in message.nested_types:
+        yield from _classes(nested)
+
+
+# The classes of nested messages are made when they are first met, and nothing else holds them: the
+# garbage collector took them with every few requests. What it was clearing just then could be found
+# again by protobuf and used (a segmentation fault in PyUpb_Descriptor_GetDef, seen once in some
+# hundred thousand hostile requests). Held here they are made once.
+POOL, _CLASSES = _load()
 
 
 def message_class(descriptor: Any) -> Any:
