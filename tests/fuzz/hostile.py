@@ -10,7 +10,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 
 from tests.fuzz.shot import Shot
-from tests.fuzz.valid import mix
+from tests.fuzz.valid import REGION, REGION_BYTES, classes, count, mix, tally, texts
 
 EDGES = (
     -(2**63),
@@ -167,9 +167,9 @@ def _bytes_lengths(draw: random.Random) -> pb.ModelInferRequest:
     """BYTES elements whose lengths lie, at a model of texts and at one of numbers."""
     length = draw.choice((0, 1, 4, 5, 2**31 - 1, 2**31, 2**32 - 1))
     content = length.to_bytes(4, "little") + draw.randbytes(draw.choice((0, 1, 4, 5)))
-    request = pb.ModelInferRequest(model_name=draw.choice(("text", "identity-fp32")))
-    request.inputs.add(name="x", datatype="BYTES", shape=[draw.choice((1, 2)), 1])
-    request.raw_input_contents.append(content * draw.choice((1, 2, 300)))
+    request = pb.ModelInferRequest(model_name=draw.choice(("text", "text", "identity-fp32")))
+    request.inputs.add(name="x", datatype="BYTES", shape=[draw.choice((1, 2)), 4])
+    request.raw_input_contents.append(content * draw.choice((1, 4, 8, 300)))
     return request
 
 
@@ -249,20 +249,21 @@ def _tensor_parameters(draw: random.Random) -> pb.ModelInferRequest:
 
 
 def _shared_memory(draw: random.Random) -> pb.ModelInferRequest:
-    """Regions that are not there, offsets and sizes beyond any region."""
+    """Regions that are there or not, offsets and sizes within and beyond them."""
     request = mix(1)
     del request.raw_input_contents[:]
     for tensor in (*request.inputs, request.outputs.add(name="sum")):
-        tensor.parameters["shared_memory_region"].string_param = draw.choice(NAMES)[:500]
-        tensor.parameters["shared_memory_byte_size"].int64_param = draw.choice(EDGES)
-        tensor.parameters["shared_memory_offset"].int64_param = draw.choice(EDGES)
+        region = draw.choice((REGION, REGION, draw.choice(NAMES)[:500]))
+        tensor.parameters["shared_memory_region"].string_param = region
+        size = draw.choice((4, 16, REGION_BYTES, draw.choice(EDGES)))
+        tensor.parameters["shared_memory_byte_size"].int64_param = size
+        offset = draw.choice((0, 16, REGION_BYTES - 16, REGION_BYTES, draw.choice(EDGES)))
+        tensor.parameters["shared_memory_offset"].int64_param = offset
     return request
 
 
 def _sequence(draw: random.Random) -> pb.ModelInferRequest:
-    request = draw.choice((mix(1), fp32([1, 4], bytes(16))))
-    if draw.random() < 0.5:
-        request.model_name = "tally"
+    request = draw.choice((mix(1), fp32([1, 4], bytes(16)), tally(1), tally(1), tally(2)))
     identity = request.parameters["sequence_id"]
     if draw.random() < 0.5:
         identity.string_param = draw.choice((*NAMES, "s1", "s2"))
@@ -271,6 +272,28 @@ def _sequence(draw: random.Random) -> pb.ModelInferRequest:
     for name in ("sequence_start", "sequence_end"):
         if draw.random() < 0.5:
             request.parameters[name].bool_param = draw.random() < 0.7
+    return request
+
+
+def _responses(draw: random.Random) -> pb.ModelInferRequest:
+    """A model that answers any number of times, and not at all where it is asked for one."""
+    request = count(draw.choice((-(2**31), -1, 0, 1, 3, 40)))
+    if draw.random() < 0.5:
+        request.parameters["triton_enable_empty_final_response"].bool_param = draw.random() < 0.8
+    return request
+
+
+def _endless(_draw: random.Random) -> pb.ModelInferRequest:
+    """More responses than anybody waits for: the caller goes away in the middle."""
+    return count(2**31 - 1)
+
+
+def _classes(draw: random.Random) -> pb.ModelInferRequest:
+    """The best classes of outputs that have some, or none."""
+    request = draw.choice((classes(), mix(1), texts()))
+    name = draw.choice(("scores", "sum", "y", "length"))
+    kind = request.outputs.add(name=name).parameters["classification"]
+    kind.int64_param = draw.choice((*EDGES, 1, 2, 3))
     return request
 
 
@@ -323,6 +346,9 @@ IDEAS: tuple[Idea, ...] = (
     _tensor_parameters,
     _shared_memory,
     _sequence,
+    _responses,
+    _endless,
+    _classes,
     _index,
     _contents_count,
     _many_inputs,
@@ -337,6 +363,9 @@ def hostile_shot(draw: random.Random, label: str) -> Shot:
     idea = draw.choice(IDEAS)
     frame = idea(draw).SerializeToString()
     shot = Shot(f"{label} {idea.__name__}", "ModelInfer", (frame,))
+    if idea is _endless:
+        span_s = draw.choice((0.002, 0.01, 0.05, 0.2))
+        return replace(shot, method="ModelStreamInfer", streams=True, cancel_after_s=span_s)
     if draw.random() < 0.25:
         good = _good(draw).SerializeToString()
         shot = replace(shot, method="ModelStreamInfer", streams=True, frames=(good, frame, good))

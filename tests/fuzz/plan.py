@@ -10,7 +10,7 @@ from tests.fuzz import http_shots
 from tests.fuzz.hostile import heavy_shot, hostile_shot
 from tests.fuzz.mutations import mutated
 from tests.fuzz.shot import Shot
-from tests.fuzz.valid import INFER_SHARE, infer_requests, other_requests
+from tests.fuzz.valid import INFER_SHARE, count, infer_requests, other_requests
 
 # A heavy one takes a server a second.
 HEAVY_EVERY = 1_000
@@ -21,9 +21,12 @@ WARM_UP_SEED = -1
 HEAVY_IN_WARM_UP = 16
 
 
+SEVERAL_ANSWERS = (count(3).SerializeToString(),)
+
+
 @cache
 def _infer() -> tuple[bytes, ...]:
-    return tuple(infer_requests())
+    return (*infer_requests(), *SEVERAL_ANSWERS)
 
 
 @cache
@@ -42,6 +45,8 @@ def mutation(seed: int, number: int) -> Shot:
         return Shot(label, method, (mutated(draw, draw.choice(messages), messages),))
     pool = _infer()
     if draw.random() < 0.1:
+        # Each frame waits for the one answer to the frame before it.
+        pool = pool[: -len(SEVERAL_ANSWERS)]
         frames = tuple(
             mutated(draw, draw.choice(pool), pool) if draw.random() < 0.7 else draw.choice(pool)
             for _ in range(draw.randint(1, 4))

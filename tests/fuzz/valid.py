@@ -8,20 +8,24 @@ from tritonclient.grpc import service_pb2 as pb
 from tests.conformance.datatypes import TYPED_FIELDS, values
 from tests.conformance.models import TORCH_DATATYPES
 
+# Shared memory that is really there, and what requests call it.
+KEY, REGION, REGION_BYTES = "/headrace_fuzz", "fuzz", 4096
+
 # Half of all messages are inference requests, the others share the rest.
 INFER_SHARE = 0.6
 
 
 def infer_requests() -> list[bytes]:
-    """Each datatype raw, each typed, several inputs, every parameter and option."""
+    """Each datatype raw and typed, several inputs, every parameter; each has one answer."""
     requests = [_raw(datatype) for datatype in TORCH_DATATYPES]
     requests += [_typed(datatype) for datatype in TORCH_DATATYPES if datatype in TYPED_FIELDS]
-    requests += [mix(), _full(), _flat(), _ragged()]
+    requests += [mix(), _full(), _flat(), _ragged("ragged"), _ragged("padded"), texts()]
+    requests += [tally(2), classes()]
     return [request.SerializeToString() for request in requests]
 
 
 def other_requests() -> dict[str, list[bytes]]:
-    """By RPC; control RPCs name a model and regions that nothing else uses."""
+    """By RPC; control RPCs name a model that nothing else uses."""
     named = {
         "ServerLive": [pb.ServerLiveRequest()],
         "ServerReady": [pb.ServerReadyRequest()],
@@ -35,7 +39,8 @@ def other_requests() -> dict[str, list[bytes]]:
         "RepositoryModelUnload": [_unload()],
         "SystemSharedMemoryStatus": [pb.SystemSharedMemoryStatusRequest(name="region")],
         "SystemSharedMemoryRegister": [
-            pb.SystemSharedMemoryRegisterRequest(name="region", key="/none", byte_size=64)
+            pb.SystemSharedMemoryRegisterRequest(name="region", key="/none", byte_size=64),
+            pb.SystemSharedMemoryRegisterRequest(name=REGION, key=KEY, byte_size=REGION_BYTES),
         ],
         "SystemSharedMemoryUnregister": [pb.SystemSharedMemoryUnregisterRequest(name="region")],
         "CudaSharedMemoryStatus": [pb.CudaSharedMemoryStatusRequest(name="region")],
@@ -59,6 +64,46 @@ def mix(rows: int = 2) -> pb.ModelInferRequest:
     request.inputs.add(name="b", datatype="INT32", shape=[rows])
     request.raw_input_contents.append(np.ones((rows, 4), np.float32).tobytes())
     request.raw_input_contents.append(np.ones(rows, np.int32).tobytes())
+    return request
+
+
+def texts() -> pb.ModelInferRequest:
+    """A request of the model of texts."""
+    request = pb.ModelInferRequest(model_name="text")
+    request.inputs.add(name="x", datatype="BYTES", shape=[1, 4])
+    words = (b"", b"a", b"\xff\x00", b"some words")
+    request.raw_input_contents.append(
+        b"".join(len(word).to_bytes(4, "little") + word for word in words)
+    )
+    return request
+
+
+def count(responses: int) -> pb.ModelInferRequest:
+    """A request of the decoupled model."""
+    request = pb.ModelInferRequest(model_name="count")
+    request.inputs.add(name="n", datatype="INT32", shape=[1])
+    request.raw_input_contents.append(np.array([responses], np.int32).tobytes())
+    return request
+
+
+def tally(rows: int) -> pb.ModelInferRequest:
+    """A whole sequence of the model with states."""
+    request = pb.ModelInferRequest(model_name="tally")
+    request.inputs.add(name="x", datatype="INT64", shape=[rows, 1])
+    request.raw_input_contents.append(np.ones((rows, 1), np.int64).tobytes())
+    request.parameters["sequence_id"].int64_param = 77
+    request.parameters["sequence_start"].bool_param = True
+    request.parameters["sequence_end"].bool_param = True
+    return request
+
+
+def classes() -> pb.ModelInferRequest:
+    """The two best classes of a classifier."""
+    request = pb.ModelInferRequest(model_name="classes")
+    request.inputs.add(name="x", datatype="FP32", shape=[1, 3])
+    request.raw_input_contents.append(np.arange(3, dtype=np.float32).tobytes())
+    output = request.outputs.add(name="scores")
+    output.parameters["classification"].int64_param = 2
     return request
 
 
@@ -99,8 +144,8 @@ def _flat() -> pb.ModelInferRequest:
     return request
 
 
-def _ragged() -> pb.ModelInferRequest:
-    request = pb.ModelInferRequest(model_name="ragged")
+def _ragged(model: str) -> pb.ModelInferRequest:
+    request = pb.ModelInferRequest(model_name=model)
     request.inputs.add(name="x", datatype="FP32", shape=[1, 6])
     request.raw_input_contents.append(bytes(24))
     return request
