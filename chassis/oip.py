@@ -13,6 +13,19 @@ from protos.inference import model_config_pb2 as config_pb2
 
 SERVICE = "inference.GRPCInferenceService"
 PLATFORM = "pytorch"
+# What every server of ours speaks beside the protocol itself, by Triton's names.
+EXTENSIONS = (
+    "classification",
+    "sequence",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+    "trace",
+    "logging",
+)
 
 # ModelConfig names datatypes by an enum; BYTES is TYPE_STRING there.
 _CONFIG_NAMES = {"BYTES": "STRING"}

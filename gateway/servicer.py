@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from chassis.call import Call
 from chassis.errors import NotFound
-from chassis.oip import checked_version, config_reply, metadata_reply
+from chassis.oip import EXTENSIONS, checked_version, config_reply, metadata_reply
 from chassis.shared_memory import SharedMemory
 from chassis.shared_memory_rpcs import SharedMemoryRpcs
 from chassis.tracing import Tracing
@@ -25,17 +25,7 @@ from gateway.statistics import Ledger
 from protos.inference import grpc_service_pb2 as oip
 
 SERVER_NAME = "headrace-gateway"
-EXTENSIONS = (
-    "classification",
-    "statistics",
-    "model_configuration",
-    "model_repository",
-    "model_repository(unload_dependents)",
-    "trace",
-    "logging",
-    "sequence",
-    "schedule_policy",
-)
+SCHEDULING = "schedule_policy"
 
 
 class InferenceServicer(ControlRpcs, SharedMemoryRpcs):
@@ -108,7 +98,7 @@ class InferenceServicer(ControlRpcs, SharedMemoryRpcs):
         return oip.ServerMetadataResponse(
             name=SERVER_NAME,
             version=_release(),
-            extensions=(*EXTENSIONS, *self.memory_extensions),
+            extensions=(*EXTENSIONS, SCHEDULING, *self.memory_extensions),
         )
 
     async def ModelMetadata(  # noqa: N802

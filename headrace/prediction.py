@@ -14,14 +14,13 @@ import numpy.typing as npt
 
 from chassis.errors import DeadlineExceeded, HeadraceError, Internal, InvalidArgument
 from chassis.infer import decoded_outputs, encoded_inputs, infer_request
-from chassis.stream_errors import FINAL_PARAMETER, error_of
+from chassis.stream_errors import EMPTY_FINAL_PARAMETER, FINAL_PARAMETER, error_of
 from protos.inference import grpc_service_pb2 as oip
 
 Arrays = Mapping[str, npt.ArrayLike]
 Parameter = bool | int | float | str
 
 MICROSECONDS = 1_000_000
-EMPTY_FINAL_PARAMETER = "triton_enable_empty_final_response"
 
 
 class Options(TypedDict, total=False):

@@ -26,17 +26,6 @@ from inference_service.intake import Intake
 from inference_service.served import ServedModel
 from protos.inference import grpc_service_pb2 as oip
 
-EXTENSIONS = (
-    "classification",
-    "model_configuration",
-    "statistics",
-    "sequence",
-    "model_repository",
-    "model_repository(unload_dependents)",
-    "trace",
-    "logging",
-)
-
 
 class Descriptions:
     """The describing half of `inference.GRPCInferenceService`."""

@@ -16,7 +16,7 @@ from functools import partial
 from chassis.call import Call
 from chassis.errors import Unimplemented
 from chassis.limits import Limits
-from chassis.oip import checked_version
+from chassis.oip import EXTENSIONS, checked_version
 from chassis.shared_memory import SharedMemory
 from chassis.shared_memory_rpcs import Device, SharedMemoryRpcs
 from chassis.tracing import Tracing
@@ -25,7 +25,7 @@ from inference_service.admission import Admission
 from inference_service.answers import reply_of
 from inference_service.control import ControlRpcs
 from inference_service.counters import CountersByModel
-from inference_service.descriptions import EXTENSIONS, Descriptions
+from inference_service.descriptions import Descriptions
 from inference_service.executor import Executor
 from inference_service.readiness import Readiness
 from inference_service.repository import Repository

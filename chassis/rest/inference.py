@@ -13,10 +13,9 @@ from chassis.rest.infer_reply import infer_reply
 from chassis.rest.infer_request import HEADER_LENGTH, infer_request
 from chassis.rest.json_text import Object
 from chassis.rest.refusals import dumped, error_body, refusal_of
-from chassis.stream_errors import error_of
+from chassis.stream_errors import EMPTY_FINAL_PARAMETER, error_of
 from protos.inference import grpc_service_pb2 as oip
 
-EMPTY_FINAL = "triton_enable_empty_final_response"
 Answers = AsyncGenerator[Object, None]
 
 
@@ -102,7 +101,7 @@ async def _answers(exchange: Exchange) -> Answers:
         yield generated(await exchange.ask("ModelInfer", message), exchange.limits.json_bytes)
         return
     # Each answer goes out when it is there, not when the next one shows that it is not the last.
-    message.parameters[EMPTY_FINAL].bool_param = True
+    message.parameters[EMPTY_FINAL_PARAMETER].bool_param = True
     async for answer in exchange.stream(message):
         if answer.error_message:
             raise error_of(answer) or Internal("MODEL_FAILED", answer.error_message)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from headrace import Model, TensorSpec
+from headrace import Model, Padding, TensorSpec
 
 TORCH_DATATYPES = (
     "BOOL",
@@ -97,6 +97,13 @@ class Ragged(Model):
 
     def build(self) -> nn.Module:
         return _Ragged()
+
+
+class Padded(Ragged):
+    """The same, filled up to 4 or 8 wide so that widths share batches; its total tells."""
+
+    name = "padded"
+    padding = [Padding(axis=1, buckets=(4, 8), inputs={"x": 100}, outputs=("y",))]
 
 
 class _Ragged(nn.Module):
@@ -193,4 +200,4 @@ def all_models() -> list[Model]:
 def plain_models() -> list[Model]:
     """Those that export and answer one request with one response."""
     identities = [Identity(datatype) for datatype in TORCH_DATATYPES]
-    return [*identities, Mix(), Flat(), Ragged(), Lookup()]
+    return [*identities, Mix(), Flat(), Ragged(), Padded(), Lookup()]

@@ -132,6 +132,17 @@ def test_a_dimension_of_any_size(client, width):
     assert np.array_equal(answer.as_numpy("total"), x.sum(axis=1, keepdims=True))
 
 
+@pytest.mark.parametrize("width", [1, 4, 5, 8, 11])
+def test_sizes_filled_up_and_cut_back(client, width):
+    """Widths up to 4 and to 8 fill up with 100 and share batches; 11 fits no bucket."""
+    x = np.arange(2 * width, dtype=np.float32).reshape(2, width)
+    answer = client.infer("padded", [tensor("x", x, "FP32")])
+    assert np.array_equal(answer.as_numpy("y"), x)
+    filled = next((size for size in (4, 8) if width <= size), width)
+    total = x.sum(axis=1, keepdims=True) + 100 * (filled - width)
+    assert np.array_equal(answer.as_numpy("total"), total)
+
+
 def test_calls_with_a_callback(client):
     answers: queue.Queue = queue.Queue()
     for number in range(50):
