@@ -1,7 +1,8 @@
-"""Which endpoint takes the next batch of a model.
+"""Which endpoints may take the next batch of a model.
 
-The least loaded (batches in flight) of those that may take one, ties in rotation; an endpoint has
-at most `max_inflight` batches. A pinned version goes to an endpoint that says it holds it; where
+Those with room, at most `max_inflight` batches in flight, in rotation; the one of these that should
+is picked by speed in `schedule`, and by load alone here for what has no speed (`pick`). A pinned
+version goes to an endpoint that says it holds it; where
 none says so, any is asked, because what an endpoint says is a fraction of a second old. One
 gateway sees every batch it sends, so counting beats sampling (power of two choices is for many
 gateways with stale counts). A sequence goes where it began; its endpoint's *tenure*, one
@@ -13,7 +14,7 @@ Whether an endpoint is healthy is decided in `health`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 Versions = frozenset[int]
@@ -74,12 +75,27 @@ class Balance:
         seat = self._seats[address]
         seat.inflight += 1
         seat.turn = self._turn
+        # The dict is kept in order of turns: the next in rotation comes first.
+        self._seats[address] = self._seats.pop(address)
 
     def on_ended(self, address: str) -> None:
         """A batch sent to the endpoint was answered, failed or was given up."""
         seat = self._seats.get(address)
         if seat is not None:
             seat.inflight -= 1
+
+    def open(self, model: str, version: int, avoid: Collection[str]) -> Iterator[tuple[int, str]]:
+        """Batches in flight and address of each endpoint with room, in rotation.
+
+        Those of a pinned version only, if any says that it holds it.
+        """
+        for address, seat in self._rotation(model, version, avoid):
+            if seat.inflight < self._max_inflight:
+                yield seat.inflight, address
+
+    def serving(self, model: str) -> tuple[str, ...]:
+        """Endpoints that take batches of the model."""
+        return tuple(address for address, seat in self._seats.items() if model in seat.serves)
 
     def pick(
         self,
@@ -96,7 +112,7 @@ class Balance:
         bound = self._max_inflight if behind else 1
         free = [
             (seat.inflight, seat.turn, address)
-            for address, seat in self._candidates(model, version, avoid)
+            for address, seat in self._rotation(model, version, avoid)
             if seat.inflight < bound
         ]
         return min(free)[2] if free else None
@@ -141,17 +157,17 @@ class Balance:
         loads = {address: seat.inflight for address, seat in self._seats.items()}
         return BalanceSnapshot(loads, serving)
 
-    def _candidates(
+    def _rotation(
         self, model: str, version: int, avoid: Collection[str]
-    ) -> list[tuple[str, _Seat]]:
-        seats = [
-            (address, seat)
+    ) -> Iterator[tuple[str, _Seat]]:
+        holds = bool(version) and any(
+            version in seat.serves.get(model, ()) and address not in avoid
             for address, seat in self._seats.items()
-            if model in seat.serves and address not in avoid
-        ]
-        if not version:
-            return seats
-        return [item for item in seats if version in item[1].serves[model]] or seats
+        )
+        for address, seat in self._seats.items():
+            versions = seat.serves.get(model)
+            if versions is not None and address not in avoid and (not holds or version in versions):
+                yield address, seat
 
     def _note_outages(self, models: Collection[str], now: float) -> None:
         for model in models:

@@ -1,65 +1,113 @@
-"""Which requests wait, in what order they leave, and when a batch of them is worth sending.
+"""Which requests wait and in what order they leave; which are refused, evicted or given up.
 
-One queue per key (requests of one key can be joined); in a queue the highest priority leaves first,
-then the earliest deadline, equal ones in order of arrival; between queues likewise. A batch is due
-as soon as anything waits, or, with a queue delay, once it is full or its oldest request has waited
-that long. Batch-while-busy follows: what arrives while every endpoint is busy leaves together when
-one is free. Behind a running batch only a large one is sent. A request of a sequence is a batch of
-its own: nothing is gained by letting it wait.
-
-Which endpoint takes a batch is decided in `balance`; what a refusal or an expiry means to a caller
-is the shell's affair.
+One queue per key (requests of one key can be joined), see `queue`. A request is refused at once if
+what stands before it would make it late: it could only waste the time of a replica. What dispatch
+knows of the replicas' speed comes as a `Quote`. If a bound is reached, a request of a lower class
+makes room. When a batch leaves, with how many rows and to which endpoint is decided in `schedule`;
+what a refusal or an expiry means to a caller is the shell's affair.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Generic
+from typing import Any, Generic
 
-from gateway.policy.queue import Queue, QueueKey, R
+from gateway.policy.fairness import Shares, TenantSnapshot
+from gateway.policy.queue import INFINITY, Queue, QueueKey, R
 
-# Share of a full batch that may be sent to an endpoint with another one in flight.
-FOLLOWING_SHARE = 0.5
+# Rows cost so much where nothing is known: what counts then is that all cost the same.
+UNKNOWN_ROW_S = 1e-4
+# Refused clients are told to stay away so long at least; asked again sooner they cost more.
+LEAST_RETRY_S = 0.01
 
-# The largest batch, in rows, that still meets a deadline; below 1 nothing does. Never smaller for a
-# later deadline.
+# The largest batch, in rows, that answers a `due_at` in time; never smaller for a later one.
 Fit = Callable[[float], int]
 
 
 @dataclass(frozen=True, slots=True)
 class Admit:
-    """The request waits now."""
+    """The request waits now; those `evicted` for it do not any more."""
+
+    evicted: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """The request was not taken: QUEUE_FULL, QUEUE_BYTES_FULL or DEADLINE_EXCEEDED."""
+    """The request was not taken.
+
+    DEADLINE_EXCEEDED (it has passed), WOULD_BE_LATE, QUEUE_FULL or QUEUE_BYTES_FULL. It may be
+    worth asking again after `retry_after_s` seconds.
+    """
 
     reason: str
+    retry_after_s: float | None = None
 
 
 ADMIT = Admit()
 
 
 @dataclass(frozen=True, slots=True)
+class Quote:
+    """What a model's replicas can do: as far as is known, in seconds.
+
+    `first_s` a batch of one row takes, margin included; `row_s` is the time between two rows while
+    all replicas run batches of the best size; nobody is free before `free_at`.
+    """
+
+    first_s: float = 0.0
+    row_s: float = 0.0
+    free_at: float = 0.0
+
+
+UNKNOWN = Quote()
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Of what waits: in all, and of each class of a model (none is a bound of its own)."""
+
+    requests: int
+    size_bytes: int
+    by_class: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What dispatch sees of a queue: rows and requests in it, and its first request.
+
+    `due_at` and `budget_s` (from arrival until it is due) are those of the first request;
+    `oldest_at` is a bound on the first arrival.
+    """
+
+    rows: int
+    requests: int
+    priority: int
+    due_at: float
+    budget_s: float
+    oldest_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class QueueSnapshot:
-    """One queue: what waits, and the earliest deadline in it."""
+    """One queue: what waits, and the earliest `due_at` in it."""
 
     key: QueueKey
     requests: int
     rows: int
     size_bytes: int
-    deadline: float
+    due_at: float
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The backlog: totals over all queues, and each queue that is not empty."""
+    """The backlog: totals over all queues, each queue that is not empty, tenants."""
 
     requests: int
     size_bytes: int
     queues: tuple[QueueSnapshot, ...]
+    tenants: Mapping[str, TenantSnapshot]
 
 
 class Backlog(Generic[R]):
@@ -70,14 +118,24 @@ class Backlog(Generic[R]):
         *,
         max_requests: int,
         max_bytes: int,
-        delay_s: float = 0.0,
         max_batch_bytes: int = 2**62,
+        class_requests: Mapping[int, int] | None = None,
+        weights: Mapping[str, float] | None = None,
+        exact_age: bool = False,
     ) -> None:
-        self._max_requests = max_requests
-        self._max_bytes = max_bytes
-        self._delay_s = delay_s
+        """`exact_age`: whether `oldest_at` has to be exact, which costs a look at each request."""
+        self._bounds = Bounds(max_requests, max_bytes, class_requests or {})
         self._max_batch_bytes = max_batch_bytes
+        self._exact_age = exact_age
         self._queues: dict[QueueKey, Queue[R]] = {}
+        self._quotes: dict[str, Quote] = {}
+        self._shares = Shares(weights or {})
+        # Requests and rows that wait, by model and class.
+        self._counts: defaultdict[tuple[str, int], int] = defaultdict(int)
+        self._rows: defaultdict[str, dict[int, int]] = defaultdict(dict)
+        self._arrived: defaultdict[str, int] = defaultdict(int)
+        # Bytes that wait, by class; without what cannot be evicted.
+        self._class_bytes: defaultdict[int, int] = defaultdict(int)
         self._requests = 0
         self._bytes = 0
         self._arrivals = 0
@@ -85,60 +143,93 @@ class Backlog(Generic[R]):
     def __len__(self) -> int:
         return self._requests
 
+    def quote(self, model: str, quote: Quote) -> None:
+        """What the model's replicas can do from now on."""
+        self._quotes[model] = quote
+
     def offer(self, request: R, now: float) -> Admit | Reject:
-        """Takes the request unless a bound is reached or its deadline has passed."""
+        """Takes the request, or tells why not; what it evicts from lower classes, it takes out."""
         refused = self.refusal(request, now)
         if refused is not None:
             return refused
+        evicted = self._make_room(request)
         self._arrivals += 1
         request.order = self._arrivals
         queue = self._queues.get(request.key)
         if queue is None:
-            queue = self._queues[request.key] = Queue()
+            queue = self._queues[request.key] = Queue(request.key)
         queue.add(request)
+        model, rank = request.key.model, request.priority
+        self._counts[model, rank] += 1
+        rows = self._rows[model]
+        rows[rank] = rows.get(rank, 0) + request.rows
+        self._arrived[model] += request.rows
+        if not request.key.alone:
+            self._class_bytes[rank] += request.size_bytes
         self._requests += 1
         self._bytes += request.size_bytes
-        return ADMIT
+        self._shares.on_waiting(request.tenant)
+        return Admit(tuple(evicted)) if evicted else ADMIT
 
     def refusal(self, request: R, now: float) -> Reject | None:
         """Why `offer` would not take the request; None if it would."""
-        if request.deadline <= now:
+        if request.due_at <= now:
             return Reject("DEADLINE_EXCEEDED")
-        if self._requests >= self._max_requests:
-            return Reject("QUEUE_FULL")
-        if self._bytes + request.size_bytes > self._max_bytes:
-            return Reject("QUEUE_BYTES_FULL")
+        late_s = self.lateness(request, now)
+        if late_s > 0:
+            return Reject("WOULD_BE_LATE", max(late_s, LEAST_RETRY_S))
+        model, rank = request.key.model, request.priority
+        bound = self._bounds.by_class.get(rank)
+        if bound is not None and self._counts[model, rank] >= bound:
+            return Reject("QUEUE_FULL", self._drain_s(model))
+        lacking = self._lacking(request)
+        if lacking and not self._evictable(request):
+            return Reject(lacking, self._drain_s(model))
         return None
+
+    def lateness(self, request: R, now: float) -> float:
+        """Seconds by which the request would be answered too late; 0 or less if it would not."""
+        quote = self._quotes.get(request.key.model)
+        if quote is None or not quote.first_s or request.key.alone:
+            return 0.0
+        begins_at = max(now, quote.free_at) + self._ahead(request) * quote.row_s
+        return begins_at + quote.first_s - request.due_at
 
     def withdraw(self, request: R) -> bool:
         """Takes out a request that nobody waits for any more; False if it has left already."""
         queue = self._queues.get(request.key)
         if queue is None or not queue.remove(request):
             return False
-        self._released(request.key, queue, [request])
+        self._released(queue, [request])
         return True
 
-    def prune(self, now: float, fit: Fit) -> list[R]:
-        """Takes out the requests whose deadline no batch can meet, the expired among them."""
-
-        def late(deadline: float) -> bool:
-            return deadline <= now or fit(deadline) < 1
-
+    def prune(self, now: float) -> list[R]:
+        """Takes out the requests that even a batch of one row would answer too late."""
         dropped: list[R] = []
-        for key, queue in list(self._queues.items()):
-            gone = queue.pop_late(late)
+        for queue in list(self._queues.values()):
+            gone = queue.pop_due(now + self._first_s(queue.key))
             if gone:
-                self._released(key, queue, gone)
+                self._released(queue, gone)
                 dropped += gone
         return dropped
+
+    def trim(self, key: QueueKey, fit: Fit, target: int) -> list[R]:
+        """Takes out the heads of a queue that keep a batch small; see `Queue.trim`."""
+        queue = self._queues.get(key)
+        if queue is None or key.alone:
+            return []
+        gone = queue.trim(fit, target)
+        if gone:
+            self._released(queue, gone)
+        return gone
 
     def give_up(self, key: QueueKey, waited_s: float, now: float) -> list[R]:
         """Takes the requests out of one queue that have waited that long."""
         queue = self._queues.get(key)
         if queue is None:
             return []
-        dropped = queue.pop_arrived(lambda at: at + waited_s <= now)
-        self._released(key, queue, dropped)
+        dropped = queue.pop_arrived(now - waited_s)
+        self._released(queue, dropped)
         return dropped
 
     def waiting(self) -> list[QueueKey]:
@@ -148,94 +239,143 @@ class Backlog(Generic[R]):
     def oldest_at(self, key: QueueKey) -> float:
         """No request of the queue arrived before this point; infinite for an empty queue."""
         queue = self._queues.get(key)
-        return queue.oldest_at if queue else float("inf")
+        return queue.oldest_at if queue else INFINITY
 
-    def due(self, now: float) -> list[QueueKey]:
-        """Keys of the queues with a batch worth sending, the most urgent first."""
-        queues = self._queues
-        if len(queues) == 1:
-            return [key for key, queue in queues.items() if self._is_due(key, queue, now)]
-        found = [key for key, queue in queues.items() if self._is_due(key, queue, now)]
-        return sorted(found, key=lambda key: queues[key].urgency)
-
-    def worth_following(self, key: QueueKey) -> bool:
-        """Whether what waits may queue up behind a running batch instead of growing meanwhile.
-
-        Half a batch is: under load it spares the endpoint the pause between two batches. Less
-        would cut a batch into crumbs that each cost as much to start.
-        """
+    def outline(self, key: QueueKey) -> Outline | None:
+        """What waits in a queue; None if nothing does."""
         queue = self._queues.get(key)
         if queue is None:
-            return False
-        return key.sequence != 0 or queue.rows >= key.max_rows * FOLLOWING_SHARE
+            return None
+        first = queue.first()
+        return Outline(
+            queue.rows,
+            queue.count,
+            first.priority,
+            first.due_at,
+            first.due_at - first.arrived_at,
+            queue.oldest_at,
+        )
 
-    def take(self, key: QueueKey, rows: int, now: float) -> list[R]:
+    def room(self, key: QueueKey, fit: Fit, limit: int) -> int:
+        """Rows of the largest batch, of at most `limit`, in which every head is in time."""
+        queue = self._queues.get(key)
+        return queue.room(fit, limit) if queue is not None else 0
+
+    def arrived(self, model: str) -> int:
+        """Rows of the model that were admitted so far."""
+        return self._arrived[model]
+
+    def take(self, key: QueueKey, rows: int) -> list[R]:
         """The next batch of a queue: at most `rows` rows, in order, none skipped.
 
-        One request alone may exceed `rows`; `rows` 0 takes one request, and so does any of a
-        sequence. Empty for an empty queue.
+        One request alone may exceed `rows`; of a key that is `alone` it takes one request. Empty
+        for an empty queue.
         """
         queue = self._queues.get(key)
         if queue is None:
             return []
-        taken = queue.pop_first(self._count_of_batch(queue, 0 if key.sequence else rows))
-        if self._delay_s:
+        row_s = self._quotes.get(key.model, UNKNOWN).row_s or UNKNOWN_ROW_S
+        taken = queue.take(
+            0 if key.alone else rows,
+            self._max_batch_bytes,
+            self._shares.clock,
+            lambda tenant, count: self._shares.charge(tenant, count, count * row_s),
+        )
+        self._shares.advance()
+        if self._exact_age:
             queue.renew_oldest()
-        self._released(key, queue, taken)
+        self._released(queue, taken)
         return taken
 
     def next_wakeup(self) -> float | None:
-        """When a request expires or a delayed batch becomes due; None while nothing waits.
-
-        After `prune(now)` and `due(now)` this is later than `now`: a queue that is due waits for
-        an endpoint, not for time. It may be early: a queue of several ranks keeps a bound.
-        """
-        at = min((queue.earliest for queue in self._queues.values()), default=None)
-        if at is None or not self._delay_s:
-            return at
-        ripe = (
-            queue.oldest_at + self._delay_s
-            for key, queue in self._queues.items()
-            if not queue.due and not key.sequence
-        )
-        return min(at, min(ripe, default=at))
+        """When the next request becomes late; later than `now` after `prune(now)`."""
+        queues = self._queues.items()
+        return min((queue.earliest - self._first_s(key) for key, queue in queues), default=None)
 
     def snapshot(self) -> Snapshot:
         """What waits now."""
         queues = (
             QueueSnapshot(
                 key,
-                len(queue.entries),
+                queue.count,
                 queue.rows,
-                sum(request.size_bytes for _, _, _, request in queue.entries),
-                min(deadline for _, deadline, _, _ in queue.entries),
+                sum(request.size_bytes for request in queue.requests()),
+                queue.earliest,
             )
             for key, queue in self._queues.items()
         )
-        return Snapshot(self._requests, self._bytes, tuple(queues))
+        return Snapshot(self._requests, self._bytes, tuple(queues), self._shares.snapshot())
 
-    def _is_due(self, key: QueueKey, queue: Queue[R], now: float) -> bool:
-        queue.due = (
-            not self._delay_s
-            or key.sequence != 0
-            or queue.rows >= max(key.max_rows, 1)
-            or now >= queue.oldest_at + self._delay_s
-        )
-        return queue.due
+    def _first_s(self, key: QueueKey) -> float:
+        return 0.0 if key.alone else self._quotes.get(key.model, UNKNOWN).first_s
 
-    def _count_of_batch(self, queue: Queue[R], rows: int) -> int:
-        count, taken_rows, taken_bytes = 0, 0, 0
-        for _, _, _, request in queue.entries:
-            taken_rows += request.rows
-            taken_bytes += request.size_bytes
-            if count and (taken_rows > rows or taken_bytes > self._max_batch_bytes):
-                break
-            count += 1
-        return count
+    def _ahead(self, request: R) -> float:
+        """Rows that leave before the request: of more urgent classes, and its own class's share."""
+        before = own = 0.0
+        for rank, rows in self._rows[request.key.model].items():
+            if rank < request.priority:
+                before += rows
+            elif rank == request.priority:
+                own = rows
+        queue = self._queues.get(request.key)
+        level = queue.levels.get(request.priority) if queue is not None else None
+        if level is None:
+            return before + own
+        own -= level.rows - sum([lane.rows_due(request.due_at) for lane in level.lanes.values()])
+        if len(level.lanes) > 1 or request.tenant not in level.lanes:
+            own = min(own, self._turns(request, level.lanes.get(request.tenant)))
+        return before + own
 
-    def _released(self, key: QueueKey, queue: Queue[R], gone: Iterable[R]) -> None:
+    def _turns(self, request: R, lane: Any) -> float:
+        """Rows of all tenants that leave until it is the request's turn, by their shares."""
+        mine = lane.rows_due(request.due_at) if lane is not None else 0
+        weight = self._shares.weight(request.tenant)
+        total = self._shares.total_weight() + (0.0 if lane is not None else weight)
+        return float(mine + request.rows) * total / weight
+
+    def _lacking(self, request: R) -> str:
+        """The reason of a refusal if there is no room for the request."""
+        if self._requests >= self._bounds.requests:
+            return "QUEUE_FULL"
+        if self._bytes + request.size_bytes > self._bounds.size_bytes:
+            return "QUEUE_BYTES_FULL"
+        return ""
+
+    def _evictable(self, request: R) -> bool:
+        """Whether lower classes hold enough for the request."""
+        if request.size_bytes > self._bounds.size_bytes:
+            return False
+        lacking_bytes = self._bytes + request.size_bytes - self._bounds.size_bytes
+        lower = [b for rank, b in self._class_bytes.items() if rank > request.priority and b > 0]
+        return bool(lower) and sum(lower) >= lacking_bytes
+
+    def _make_room(self, request: R) -> list[R]:
+        """Evicts the requests of the lowest classes that are due last until there is room."""
+        evicted: list[R] = []
+        while self._lacking(request):
+            queue = max(
+                (queue for queue in self._queues.values() if not queue.key.alone),
+                key=lambda queue: queue.order[-1],
+            )
+            gone = queue.pop_last(queue.order[-1])
+            self._released(queue, [gone])
+            evicted.append(gone)
+        return evicted
+
+    def _drain_s(self, model: str) -> float:
+        """When a place in a full backlog may be free: half of what waits has left by then."""
+        row_s = self._quotes.get(model, UNKNOWN).row_s
+        return max(sum(self._rows[model].values()) * row_s / 2, LEAST_RETRY_S)
+
+    def _released(self, queue: Queue[R], gone: Iterable[R]) -> None:
+        model = queue.key.model
         for request in gone:
             self._requests -= 1
             self._bytes -= request.size_bytes
-        if not queue.entries:
-            del self._queues[key]
+            self._counts[model, request.priority] -= 1
+            self._rows[model][request.priority] -= request.rows
+            if not queue.key.alone:
+                self._class_bytes[request.priority] -= request.size_bytes
+            self._shares.on_left(request.tenant)
+        if not queue.count:
+            del self._queues[queue.key]

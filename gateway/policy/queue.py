@@ -1,14 +1,19 @@
-"""Requests of one key in the order in which they leave: rank, then earliest deadline, then arrival.
+"""One queue: requests that can be joined, by class, within a class by tenant, there by deadline.
 
-A request's rank is its priority, 1 the highest. Requests of a sequence leave in order of arrival
-whatever else they ask for: their rank is their order of arrival.
+A *class* is a priority level; the most urgent leaves first, always. Within a class the tenant with
+the least virtual time leaves first (`fairness`), and of a tenant's requests the one that has to be
+answered first (earliest deadline first), equal ones in order of arrival. The requests of a sequence
+leave in order of arrival, whatever else is said of them.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator
+from heapq import heapify, heapreplace
 from typing import Generic, NamedTuple, Protocol, TypeVar
+
+INFINITY = float("inf")
 
 
 class QueueKey(NamedTuple):
@@ -31,6 +36,11 @@ class QueueKey(NamedTuple):
     # The sequence (see `sequences`) whose requests these are, each a batch of its own; 0 for none.
     sequence: int = 0
 
+    @property
+    def alone(self) -> bool:
+        """Whether each request is a batch of its own."""
+        return self.max_rows == 0 or self.decoupled or self.sequence != 0
+
 
 class Queued(Protocol):
     """What this core needs to know about a request; times are points on one clock."""
@@ -48,8 +58,8 @@ class Queued(Protocol):
         """Bytes it holds while it waits."""
 
     @property
-    def deadline(self) -> float:
-        """When its answer is worthless."""
+    def due_at(self) -> float:
+        """When a replica must have answered it: its deadline, or its objective if that is sooner."""
 
     @property
     def arrived_at(self) -> float:
@@ -57,118 +67,343 @@ class Queued(Protocol):
 
     @property
     def priority(self) -> int:
-        """Its level; 1 leaves first."""
+        """Its class; 1 leaves first."""
+
+    @property
+    def tenant(self) -> str:
+        """On whose account its rows go."""
 
     order: int
 
 
 R = TypeVar("R", bound=Queued)
-Entry = tuple[int, float, int, R]
+# When it is due (or its order, in a sequence), its order, itself.
+Entry = tuple[float, int, R]
+# The virtual time of a tenant, and what its next rows cost it: see `fairness`.
+Clock = Callable[[str], float]
+Charge = Callable[[str, int], float]
 
 
-class Queue(Generic[R]):
-    """Entries sorted by (rank, deadline, order); appended in the common case of equal timeouts.
+class Lane(Generic[R]):
+    """The requests of one tenant in one class, sorted; appended to in the common case.
 
-    Deadlines are sorted within a rank only. `earliest` is never later than the earliest deadline:
-    exact where all entries share a rank, else until the entry it came from has left.
-    `due` is for the backlog's use: whether a batch of it is worth sending.
+    `earliest` is never later than the earliest `due_at`; exact unless these are a sequence's.
     """
 
-    __slots__ = ("due", "earliest", "entries", "oldest_at", "rows")
+    __slots__ = ("earliest", "entries", "rows", "sequence")
 
-    def __init__(self) -> None:
+    def __init__(self, *, sequence: bool) -> None:
         self.entries: list[Entry[R]] = []
         self.rows = 0
-        # No entry arrived before this; exact after `renew_oldest`.
-        self.oldest_at = float("inf")
-        self.earliest = float("inf")
-        self.due = False
-
-    @property
-    def urgency(self) -> tuple[int, float, int]:
-        """Of the request that leaves next: what queues are compared by. Not of an empty queue."""
-        _, deadline, order, request = self.entries[0]
-        return request.priority, deadline, order
+        self.earliest = INFINITY
+        self.sequence = sequence
 
     def add(self, request: R) -> None:
         """Puts a request where it belongs."""
-        entry = (_rank(request), request.deadline, request.order, request)
+        entry = self._entry(request)
         if not self.entries or self.entries[-1] < entry:
             self.entries.append(entry)
         else:
             insort(self.entries, entry)
         self.rows += request.rows
-        self.oldest_at = min(self.oldest_at, request.arrived_at)
-        self.earliest = min(self.earliest, request.deadline)
-
-    def pop_first(self, count: int) -> list[R]:
-        """Takes out the first `count` requests."""
-        taken = [request for _, _, _, request in self.entries[:count]]
-        del self.entries[:count]
-        self._left(taken)
-        return taken
-
-    def pop_late(self, late: Callable[[float], bool]) -> list[R]:
-        """Takes out the requests whose deadline is `late`; what is late is so at any earlier one.
-
-        Without a late one it looks at one deadline, however many wait.
-        """
-        if not late(self.earliest):
-            return []
-        spans = [(start, self._late_until(start, end, late)) for start, end in self._levels()]
-        taken = [request for at, end in spans for _, _, _, request in self.entries[at:end]]
-        for start, end in reversed(spans):
-            del self.entries[start:end]
-        self._left(taken)
-        self.earliest = min((self.entries[at][1] for at, _ in self._levels()), default=float("inf"))
-        return taken
-
-    def pop_arrived(self, by: Callable[[float], bool]) -> list[R]:
-        """Takes out the requests whose time of arrival satisfies `by`."""
-        taken = [request for _, _, _, request in self.entries if by(request.arrived_at)]
-        if taken:
-            self.entries = [entry for entry in self.entries if not by(entry[3].arrived_at)]
-            self._left(taken)
-        self.renew_oldest()
-        return taken
+        self.earliest = min(self.earliest, request.due_at)
 
     def remove(self, request: R) -> bool:
         """Takes one request out; False if it is not here."""
-        at = bisect_left(self.entries, (_rank(request), request.deadline, request.order))
-        if at == len(self.entries) or self.entries[at][3] is not request:
+        at = bisect_left(self.entries, self._entry(request))
+        if at == len(self.entries) or self.entries[at][2] is not request:
             return False
         del self.entries[at]
         self._left([request])
         return True
 
-    def renew_oldest(self) -> None:
-        """Makes `oldest_at` exact."""
-        arrivals = (request.arrived_at for _, _, _, request in self.entries)
-        self.oldest_at = min(arrivals, default=float("inf"))
+    def pop_first(self, count: int) -> list[R]:
+        """Takes out the first `count` requests."""
+        taken = [request for _, _, request in self.entries[:count]]
+        del self.entries[:count]
+        self._left(taken)
+        return taken
 
-    def _levels(self) -> Iterator[tuple[int, int]]:
-        """Where each rank's entries begin and end."""
-        start, count = 0, len(self.entries)
-        while start < count:
-            rank = self.entries[start][0]
-            several = rank != self.entries[-1][0]
-            end = bisect_left(self.entries, (rank + 1,), start) if several else count
-            yield start, end
-            start = end
+    def pop_last(self) -> R:
+        """Takes out the one that is due last. Raises IndexError if there is none."""
+        request = self.entries.pop()[2]
+        self._left([request])
+        return request
 
-    def _late_until(self, start: int, end: int, late: Callable[[float], bool]) -> int:
-        while start < end and late(self.entries[start][1]):
-            start += 1
-        return start
+    def pop_due(self, by: float) -> list[R]:
+        """Takes out the requests that are due by then; looks at one of them if there is none."""
+        if self.earliest > by:
+            return []
+        if not self.sequence:
+            return self.pop_first(bisect_left(self.entries, (by, INFINITY)))
+        return self.pop_where(lambda request: request.due_at <= by)
+
+    def pop_where(self, chosen: Callable[[R], bool]) -> list[R]:
+        """Takes out the requests that are `chosen`; looks at each of them."""
+        taken = [request for _, _, request in self.entries if chosen(request)]
+        if taken:
+            self.entries = [entry for entry in self.entries if not chosen(entry[2])]
+            self._left(taken)
+        return taken
+
+    def rows_due(self, by: float) -> int:
+        """About how many rows are due by then, if all requests have as many."""
+        count = len(self.entries)
+        if not count or self.entries[-1][0] <= by:
+            return self.rows
+        return self.rows * bisect_left(self.entries, (by, INFINITY)) // count
+
+    def _entry(self, request: R) -> Entry[R]:
+        return (float(request.order) if self.sequence else request.due_at, request.order, request)
 
     def _left(self, requests: Iterable[R]) -> None:
-        self.rows -= sum(request.rows for request in requests)
-        self.due = False
-        if not self.entries:
-            self.earliest = float("inf")
-        elif self.entries[0][0] == self.entries[-1][0]:
-            self.earliest = self.entries[0][1]
+        self.rows -= sum([request.rows for request in requests])
+        if self.sequence:
+            self.earliest = min(
+                (request.due_at for _, _, request in self.entries), default=INFINITY
+            )
+        else:
+            self.earliest = self.entries[0][0] if self.entries else INFINITY
 
 
-def _rank(request: Queued) -> int:
-    return request.order if request.key.sequence else request.priority
+class Level(Generic[R]):
+    """One class of a queue: a lane for each tenant that waits."""
+
+    __slots__ = ("lanes", "rows")
+
+    def __init__(self) -> None:
+        self.lanes: dict[str, Lane[R]] = {}
+        self.rows = 0
+
+    @property
+    def earliest(self) -> float:
+        """When its first request is due."""
+        return min((lane.earliest for lane in self.lanes.values()), default=INFINITY)
+
+    def settle(self, tenant: str) -> None:
+        """Counts anew after a lane changed."""
+        if not self.lanes[tenant].entries:
+            del self.lanes[tenant]
+        self.rows = sum([lane.rows for lane in self.lanes.values()])
+
+
+class Queue(Generic[R]):
+    """All classes of one key; `oldest_at` is a bound, exact after `renew_oldest`."""
+
+    __slots__ = ("count", "key", "levels", "oldest_at", "order")
+
+    def __init__(self, key: QueueKey) -> None:
+        self.key = key
+        self.levels: dict[int, Level[R]] = {}
+        # Classes in which something waits, the most urgent first.
+        self.order: list[int] = []
+        self.count = 0
+        self.oldest_at = INFINITY
+
+    @property
+    def rows(self) -> int:
+        """Rows that wait."""
+        return sum([level.rows for level in self.levels.values()])
+
+    @property
+    def earliest(self) -> float:
+        """When the first request of any class is due."""
+        return min((level.earliest for level in self.levels.values()), default=INFINITY)
+
+    def first(self) -> R:
+        """The request that is due first in the most urgent class. Not of an empty queue."""
+        lanes = self.levels[self.order[0]].lanes
+        if len(lanes) == 1:
+            return next(iter(lanes.values())).entries[0][2]
+        return min(lane.entries[0] for lane in lanes.values())[2]
+
+    def requests(self) -> Iterator[R]:
+        """All that wait, in no order."""
+        for level in self.levels.values():
+            for lane in level.lanes.values():
+                for _, _, request in lane.entries:
+                    yield request
+
+    def add(self, request: R) -> None:
+        """Lets a request wait."""
+        # A sequence has one order, so one place to wait in.
+        rank, tenant = (0, "") if self.key.sequence else (request.priority, request.tenant)
+        level = self.levels.get(rank)
+        if level is None:
+            level = self.levels[rank] = Level()
+            insort(self.order, rank)
+        lane = level.lanes.get(tenant)
+        if lane is None:
+            lane = level.lanes[tenant] = Lane(sequence=self.key.sequence != 0)
+        lane.add(request)
+        level.rows += request.rows
+        self.count += 1
+        self.oldest_at = min(self.oldest_at, request.arrived_at)
+
+    def remove(self, request: R) -> bool:
+        """Takes one request out; False if it is not here."""
+        rank, tenant = (0, "") if self.key.sequence else (request.priority, request.tenant)
+        level = self.levels.get(rank)
+        lane = level.lanes.get(tenant) if level is not None else None
+        if level is None or lane is None or not lane.remove(request):
+            return False
+        self._settle(rank, tenant, 1)
+        return True
+
+    def pop_due(self, by: float) -> list[R]:
+        """Takes out the requests that are due by then."""
+        return self._pop(lambda lane: lane.pop_due(by))
+
+    def pop_arrived(self, by: float) -> list[R]:
+        """Takes out the requests that arrived by then."""
+        gone = self._pop(lambda lane: lane.pop_where(lambda request: request.arrived_at <= by))
+        self.renew_oldest()
+        return gone
+
+    def pop_last(self, rank: int) -> R:
+        """Takes out the request of a class that is due last."""
+        lanes = self.levels[rank].lanes
+        tenant = max(lanes, key=lambda name: lanes[name].entries[-1][:2])
+        request = lanes[tenant].pop_last()
+        self._settle(rank, tenant, 1)
+        return request
+
+    def trim(self, fit: Callable[[float], int], target: int) -> list[R]:
+        """Window early drop: takes out the heads for whose sake a batch would be too small.
+
+        `fit` tells how many rows a batch may have that answers in time for a `due_at`. A head
+        that fits only a batch smaller than `target`, where more rows wait, goes; without it the
+        rows behind it go in a larger batch. A class is sacrificed for itself and more urgent ones
+        only. Source: Nexus (SOSP'19), section 6.3.
+        """
+        gone: list[R] = []
+        above = 0
+        for rank in list(self.order):
+            if above >= target:
+                break
+            for tenant in list(self.levels[rank].lanes):
+                gone += self._trim(rank, tenant, fit, target, above)
+            above += self.levels[rank].rows if rank in self.levels else 0
+        return gone
+
+    def room(self, fit: Callable[[float], int], limit: int) -> int:
+        """Rows of the largest batch, of at most `limit`, in which every head is in time."""
+        above = 0
+        for rank in self.order:
+            if above >= limit:
+                break
+            level = self.levels[rank]
+            limit = min(limit, max(fit(level.earliest), 1))
+            above += level.rows
+        return limit
+
+    def take(self, rows: int, size_bytes: int, clock: Clock, charge: Charge) -> list[R]:
+        """The next batch: at most so many rows and bytes, in order, none skipped.
+
+        The first request is taken whatever its size.
+        """
+        taken: list[R] = []
+        left_bytes = size_bytes
+        for rank in list(self.order):
+            level = self.levels[rank]
+            before = len(taken)
+            if len(level.lanes) == 1:
+                tenant, lane = next(iter(level.lanes.items()))
+                count, rows, left_bytes = _count(lane, rows, left_bytes, first=not taken)
+                part = lane.pop_first(count)
+                charge(tenant, sum([request.rows for request in part]))
+                taken += part
+                whole = not lane.entries
+                self._settle(rank, tenant, count)
+            else:
+                part, rows, left_bytes = self._share_out(
+                    rank, rows, left_bytes, clock, charge, first=not taken
+                )
+                taken += part
+                whole = rank not in self.levels
+            if not whole or len(taken) == before:
+                break
+        return taken
+
+    def renew_oldest(self) -> None:
+        """Makes `oldest_at` exact."""
+        self.oldest_at = min((request.arrived_at for request in self.requests()), default=INFINITY)
+
+    def _share_out(
+        self, rank: int, rows: int, left_bytes: int, clock: Clock, charge: Charge, *, first: bool
+    ) -> tuple[list[R], int, int]:
+        """Takes turns among a class's tenants, least virtual time first."""
+        lanes = self.levels[rank].lanes
+        turns = [(clock(tenant), tenant) for tenant in lanes]
+        heapify(turns)
+        taken: list[R] = []
+        touched: dict[str, int] = {}
+        while turns:
+            tenant = turns[0][1]
+            lane = lanes[tenant]
+            at = touched.get(tenant, 0)
+            if at == len(lane.entries):
+                heapreplace(turns, (INFINITY, tenant))
+                if turns[0][0] == INFINITY:
+                    break
+                continue
+            request = lane.entries[at][2]
+            rows -= request.rows
+            left_bytes -= request.size_bytes
+            if (rows < 0 or left_bytes < 0) and not (first and not taken):
+                break
+            taken.append(request)
+            touched[tenant] = at + 1
+            heapreplace(turns, (charge(tenant, request.rows), tenant))
+        for tenant, count in touched.items():
+            lanes[tenant].pop_first(count)
+            self._settle(rank, tenant, count)
+        return taken, rows, left_bytes
+
+    def _trim(
+        self, rank: int, tenant: str, fit: Callable[[float], int], target: int, above: int
+    ) -> list[R]:
+        level = self.levels[rank]
+        lane = level.lanes[tenant]
+        waiting, count = above + level.rows, 0
+        for due_at, _, request in lane.entries:
+            room = fit(due_at)
+            if room >= min(target, waiting - request.rows) or room >= waiting:
+                break
+            waiting -= request.rows
+            count += 1
+        gone = lane.pop_first(count)
+        if gone:
+            self._settle(rank, tenant, count)
+        return gone
+
+    def _pop(self, pop: Callable[[Lane[R]], list[R]]) -> list[R]:
+        gone: list[R] = []
+        for rank, level in list(self.levels.items()):
+            for tenant, lane in list(level.lanes.items()):
+                part = pop(lane)
+                if part:
+                    gone += part
+                    self._settle(rank, tenant, len(part))
+        return gone
+
+    def _settle(self, rank: int, tenant: str, count: int) -> None:
+        self.count -= count
+        level = self.levels[rank]
+        level.settle(tenant)
+        if not level.lanes:
+            del self.levels[rank]
+            self.order.remove(rank)
+
+
+def _count(lane: Lane[R], rows: int, left_bytes: int, *, first: bool) -> tuple[int, int, int]:
+    """How many requests of a lane fit, and what is left of the rows and bytes."""
+    count = 0
+    for _, _, request in lane.entries:
+        fits = request.rows <= rows and request.size_bytes <= left_bytes
+        if not fits and not (first and count == 0):
+            return count, 0, 0
+        rows -= request.rows
+        left_bytes -= request.size_bytes
+        count += 1
+    return count, rows, left_bytes

@@ -1,0 +1,1 @@
+"""A seeded discrete-event simulator that runs the gateway's own policy code, with baselines."""

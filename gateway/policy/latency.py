@@ -1,0 +1,138 @@
+"""How long a batch takes at one endpoint: l(b) = alpha + beta * b, learned from every answer.
+
+Least squares with exponential forgetting (the recursive form kept as five moments), so that an
+endpoint that changes is learned anew within about 50 batches. If the sizes seen hardly differ, they
+tell nothing of the slope, and only the intercept moves. What the line has not learned yet shows at
+once in `slowness`, an average of actual over predicted: a prediction is both multiplied. The
+*margin* on top covers 99 of 100 batches, as recent residuals say.
+
+Before any answer nothing is known: `fit` bounds nothing. After the first ones the slope is a guess
+on the high side; a batch that runs teaches it.
+
+Source of the model: Clipper (NSDI'17), Nexus (SOSP'19); of the estimator: Haykin, Adaptive Filter
+Theory, ch. 10.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+FORGETTING = 0.98
+# Of a new ratio in the average.
+SLOWNESS_WEIGHT = 0.25
+# Below this relative spread of sizes a slope would be fitted to noise.
+LEAST_SPREAD = 0.05
+# Share of the first batch's time that its rows are guessed to cause.
+GUESSED_SLOPE = 0.3
+# One answer teaches the line this much more than it expected at most: a hiccup is no trend.
+MOST_SURPRISE = 3.0
+LEAST_MARGIN = 1.03
+# On a noisy machine a wider one would give up more requests than it saves.
+MOST_MARGIN = 2.0
+RESIDUALS = 100
+QUANTILE = 0.99
+# Quantiles move slowly; sorting for each answer would cost more than all the rest.
+RENEW_EVERY = 8
+UNBOUNDED = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class LatencySnapshot:
+    """Seconds for a batch as such and per row, actual over predicted, margin, answers learned."""
+
+    alpha_s: float
+    beta_s: float
+    slowness: float
+    margin: float
+    batches: int
+
+
+class BatchLatency:
+    """The learned latency of one model at one endpoint; rows are at least 1."""
+
+    __slots__ = (
+        "_beta_known",
+        "_count",
+        "_ratios",
+        "_weight",
+        "_x",
+        "_xx",
+        "_xy",
+        "_y",
+        "alpha_s",
+        "beta_s",
+        "margin",
+        "slowness",
+    )
+
+    def __init__(self) -> None:
+        self.alpha_s = 0.0
+        self.beta_s = 0.0
+        self.slowness = 1.0
+        self.margin = LEAST_MARGIN
+        self._count = 0
+        self._beta_known = False
+        # Discounted sums of 1, rows, rows squared, seconds, rows times seconds.
+        self._weight = self._x = self._xx = self._y = self._xy = 0.0
+        self._ratios: deque[float] = deque(maxlen=RESIDUALS)
+
+    @property
+    def known(self) -> bool:
+        """Whether anything was learned."""
+        return self._count > 0
+
+    def on_batch(self, rows: int, seconds: float) -> None:
+        """A batch of `rows` rows took so long."""
+        expected_s = self.predict(rows)
+        self._count += 1
+        if expected_s > 0:
+            self._judge(seconds, expected_s, self.alpha_s + self.beta_s * rows)
+            seconds = min(seconds, MOST_SURPRISE * expected_s)
+        self._learn(float(rows), seconds)
+
+    def predict(self, rows: int) -> float:
+        """Seconds that a batch of `rows` rows is expected to take; 0 if nothing is known."""
+        return self.slowness * (self.alpha_s + self.beta_s * rows)
+
+    def bound(self, rows: int) -> float:
+        """The same with the margin: 99 of 100 batches are faster."""
+        return self.margin * self.predict(rows)
+
+    def fit(self, span_s: float) -> int:
+        """Rows of the largest batch that ends within `span_s`, margin included; 0 if none does."""
+        if not self._count:
+            return UNBOUNDED
+        rest_s = span_s / (self.margin * self.slowness) - self.alpha_s
+        if rest_s < self.beta_s or rest_s <= 0:
+            return 0
+        # Predicted and fitted must agree in spite of rounding: what fits exactly, fits.
+        return int(min(rest_s / self.beta_s + 1e-9, UNBOUNDED)) if self.beta_s else UNBOUNDED
+
+    def snapshot(self) -> LatencySnapshot:
+        """What is known now."""
+        return LatencySnapshot(self.alpha_s, self.beta_s, self.slowness, self.margin, self._count)
+
+    def _judge(self, seconds: float, expected_s: float, line_s: float) -> None:
+        self.slowness += SLOWNESS_WEIGHT * (seconds / line_s - self.slowness)
+        self._ratios.append(seconds / expected_s)
+        if self._count % RENEW_EVERY == 0:
+            ordered = sorted(self._ratios)
+            worst = ordered[int(QUANTILE * (len(ordered) - 1))]
+            self.margin = min(max(worst, LEAST_MARGIN), MOST_MARGIN)
+
+    def _learn(self, rows: float, seconds: float) -> None:
+        self._weight = FORGETTING * self._weight + 1
+        self._x = FORGETTING * self._x + rows
+        self._xx = FORGETTING * self._xx + rows * rows
+        self._y = FORGETTING * self._y + seconds
+        self._xy = FORGETTING * self._xy + rows * seconds
+        mean_x, mean_y = self._x / self._weight, self._y / self._weight
+        variance = self._xx / self._weight - mean_x * mean_x
+        if variance > (LEAST_SPREAD * mean_x) ** 2:
+            slope = (self._xy / self._weight - mean_x * mean_y) / variance
+            self.beta_s = min(max(slope, 0.0), mean_y / mean_x)
+            self._beta_known = True
+        elif not self._beta_known:
+            self.beta_s = GUESSED_SLOPE * mean_y / mean_x
+        self.alpha_s = max(mean_y - self.beta_s * mean_x, 0.0)

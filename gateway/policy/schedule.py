@@ -1,0 +1,316 @@
+"""When a batch leaves, with how many rows, and to which endpoint.
+
+Paced natural batching with window early drop. For each queue, the most urgent first:
+
+    an endpoint with room, least loaded, not slow, not overdue
+    heads that would keep the batch small are given up           Backlog.trim
+    rows  = what waits, as far as every head is still in time     Backlog.room
+    leave if rows >= b*, or more waits than is in time, or the pace (or delay) says so, or else
+    the first request would be late
+
+Requests stay in the backlog until an endpoint takes them (late binding), so that none waits behind
+a batch that turns out slow. A second batch goes to an endpoint only where the way there and back
+is a noticeable part of a batch's time, and then at least half of what it should be.
+
+After each change the backlog is told what the replicas can do (`Quote`), by which it refuses what
+would be late. Who may be asked at all is decided in `balance`, how fast they are is learned in
+`speed`, sizes and gaps in `pacing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.policy.balance import Balance
+from gateway.policy.batching import Fit, Outline, Quote
+from gateway.policy.latency import BatchLatency
+from gateway.policy.pacing import Fleet, Pace, best_rows
+from gateway.policy.queue import INFINITY, QueueKey
+from gateway.policy.speed import Speeds
+
+# Share of the best batch that may be sent to an endpoint with another one in flight.
+FOLLOWING_SHARE = 0.5
+# Where the way there and back takes less than this share of a batch, one in flight is enough.
+WAY_SHARE = 0.05
+# What the fleet can do is added up anew this often at most, times the endpoints it has.
+ADD_UP_EVERY_S = 20e-6
+# Endpoints this much slower than the fastest are asked after the others.
+NOTICEABLE = 1.5
+
+
+class Queues(Protocol):
+    """What is asked of the backlog."""
+
+    def waiting(self) -> list[QueueKey]: ...
+    def outline(self, key: QueueKey) -> Outline | None: ...
+    def trim(self, key: QueueKey, fit: Fit, target: int, now: float) -> None: ...
+    def room(self, key: QueueKey, fit: Fit, limit: int) -> int: ...
+    def arrived(self, model: str) -> int: ...
+    def quote(self, model: str, quote: Quote) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What settings may say of batches; the defaults need no tuning.
+
+    `delay_s` is how long the first request waits for others at least while there is time;
+    `preferred` sizes (ascending) leave at once.
+    """
+
+    delay_s: float = 0.0
+    preferred: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A batch to take and send: at most `rows` rows of a queue.
+
+    `reason` is full (as large as it should be), due (no time to wait for more), paced (its turn
+    among the replicas), free (nothing tells to wait).
+    """
+
+    key: QueueKey
+    address: str
+    rows: int
+    reason: str
+
+
+@dataclass(slots=True)
+class _Model:
+    """What is remembered of a model."""
+
+    pace: Pace
+    fleet: Fleet
+    addresses: tuple[str, ...] = ()
+    added_up_at: float = float("-inf")
+    rate: float = 0.0
+    # Rows of the batch to aim at, and when an endpoint has room.
+    best: int = 1
+    free_at: float = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSnapshot:
+    """Rows a second that arrive, replicas by speed, seconds of a batch as such and per row."""
+
+    rate: float
+    fleet: Fleet
+
+
+class Schedule:
+    """Decides one batch at a time; the shell sends it and asks again until there is none."""
+
+    def __init__(
+        self, queues: Queues, balance: Balance, speeds: Speeds, tuning: Tuning | None = None
+    ) -> None:
+        self._queues = queues
+        self._balance = balance
+        self._speeds = speeds
+        self._tuning = tuning or Tuning()
+        self._models: dict[str, _Model] = {}
+        self._way_s = 0.0
+        self._wake_at = INFINITY
+
+    def on_way(self, seconds: float) -> None:
+        """So long takes the way to an endpoint and back, without any work."""
+        self._way_s = seconds
+
+    def on_endpoints(self, now: float) -> None:
+        """Endpoints came, went, or serve other models."""
+        for name, model in self._models.items():
+            model.addresses = self._balance.serving(name)
+            self._add_up(name, model, now)
+
+    def on_sent(self, flight_id: int, key: QueueKey, address: str, rows: int, now: float) -> None:
+        """A batch went to an endpoint."""
+        self._speeds.on_sent(flight_id, address, key.model, rows, now)
+        model = self._model(key.model, now)
+        model.pace.dispatched_at = now
+        self._refresh(key.model, now)
+
+    def on_answered(self, flight_id: int, key: QueueKey, now: float) -> None:
+        """A batch was answered."""
+        self._speeds.on_answered(flight_id, now)
+        self._refresh(key.model, now)
+
+    def on_ended(self, flight_id: int, key: QueueKey, now: float) -> None:
+        """A batch ended otherwise, or was only asked to learn of its endpoint."""
+        self._speeds.on_ended(flight_id)
+        self._refresh(key.model, now)
+
+    def next(self, now: float) -> Order | None:
+        """The next batch that may leave now; None if none may. What is late is pruned before."""
+        self._wake_at = INFINITY
+        for key in self._by_urgency():
+            order = self._order(key, now)
+            if order is not None:
+                return order
+        return None
+
+    def probe(self, key: QueueKey, now: float) -> str | None:
+        """A slow endpoint with nothing to do that may be asked a copy of a row."""
+        return self._speeds.take_probe(
+            key.model,
+            (address for load, address in self._balance.open(key.model, 0, ()) if not load),
+            now,
+        )
+
+    def next_wakeup(self) -> float | None:
+        """When a batch may leave for whose sake nothing else has to happen.
+
+        After `next(now)` returned None it is later than `now`.
+        """
+        return None if self._wake_at == INFINITY else self._wake_at
+
+    def snapshot(self) -> dict[str, ModelSnapshot]:
+        """By model."""
+        return {
+            name: ModelSnapshot(model.rate, model.fleet) for name, model in self._models.items()
+        }
+
+    def _by_urgency(self) -> list[QueueKey]:
+        """Queues of which batches are made, by class, then by when a batch has to leave."""
+        keys = [key for key in self._queues.waiting() if not key.alone]
+        if len(keys) < 2:
+            return keys
+        return sorted(keys, key=self._urgency)
+
+    def _urgency(self, key: QueueKey) -> tuple[int, float]:
+        outline = self._queues.outline(key)
+        if outline is None:
+            return (0, INFINITY)
+        fleet = self._model(key.model, 0.0).fleet
+        return outline.priority, outline.due_at - fleet.margin * fleet.seconds(1)
+
+    def _order(self, key: QueueKey, now: float) -> Order | None:
+        outline = self._queues.outline(key)
+        address = self.pick(key.model, key.version, (), now)
+        if outline is None or address is None:
+            return None
+        model = self._model(key.model, now)
+        model.rate = model.pace.rate(self._queues.arrived(key.model), now)
+        best = best_rows(model.fleet, outline.budget_s, key.max_rows, self._tuning.preferred)
+        if best != model.best:
+            model.best = best
+            self._quote(key.model, model)
+        latency = self._speeds.latency(address, key.model)
+        begins_at = max(now, self._speeds.ends_at(address))
+        until = self._until(model, outline, best, latency, begins_at)
+        if outline.rows < best and now < until:
+            self._wake_at = min(self._wake_at, until)
+            return None
+
+        def fit(due_at: float) -> int:
+            return latency.fit(due_at - begins_at)
+
+        self._queues.trim(key, fit, best, now)
+        outline = self._queues.outline(key)
+        if outline is None:
+            return None
+        room = self._queues.room(key, fit, key.max_rows)
+        rows = min(outline.rows, room)
+        until = self._until(model, outline, best, latency, begins_at)
+        if rows < best and rows == outline.rows and now < until:
+            self._wake_at = min(self._wake_at, until)
+            return None
+        if self._balance.inflight(address) and rows < best * FOLLOWING_SHARE:
+            return None
+        return Order(key, address, room, _reason(rows, best, outline, model))
+
+    def _until(
+        self, model: _Model, outline: Outline, best: int, latency: BatchLatency, begins_at: float
+    ) -> float:
+        """How long a batch that could be larger may wait."""
+        at = model.pace.next_at(model.fleet, best, model.rate)
+        if self._tuning.delay_s:
+            at = max(at, outline.oldest_at + self._tuning.delay_s)
+        if not latency.known:
+            return at
+        # One row more than waits has to be in time still; behind another batch as well.
+        return min(at, outline.due_at - latency.bound(outline.rows + 1))
+
+    def pick(self, model: str, version: int, avoid: Collection[str], now: float) -> str | None:
+        """The endpoint for the next batch of a model; None if none that should be asked has room.
+
+        The least loaded of those that are about as fast as the fastest, then the others by speed.
+        """
+        found: tuple[float, int, str] | None = None
+        for inflight, address in self._balance.open(model, version, avoid):
+            if inflight and not self._second(address, model):
+                continue
+            if self._speeds.slow(address, model) or self._speeds.overdue(address, now):
+                continue
+            ratio = self._speeds.ratio(address, model)
+            if not inflight and ratio < NOTICEABLE:
+                return address
+            rank = (inflight + (ratio if ratio >= NOTICEABLE else 1.0), inflight, address)
+            found = rank if found is None or rank < found else found
+        return found[2] if found is not None else self._last_resort(model, version, avoid)
+
+    def _last_resort(self, model: str, version: int, avoid: Collection[str]) -> str | None:
+        """Any with nothing in flight, where only slow or overdue ones serve the model at all."""
+        fit_for_use = [
+            address
+            for address in self._balance.serving(model)
+            if address not in avoid and not self._speeds.slow(address, model)
+        ]
+        if fit_for_use:
+            return None
+        for inflight, address in self._balance.open(model, version, avoid):
+            if not inflight:
+                return address
+        return None
+
+    def _second(self, address: str, model: str) -> bool:
+        """Whether a second batch in flight gains anything at the endpoint."""
+        latency = self._speeds.latency(address, model)
+        return not latency.known or self._way_s > WAY_SHARE * latency.predict(1)
+
+    def _model(self, name: str, now: float) -> _Model:
+        model = self._models.get(name)
+        if model is None:
+            model = self._models[name] = _Model(Pace(), Fleet(), self._balance.serving(name))
+            self._add_up(name, model, now)
+        return model
+
+    def _refresh(self, name: str, now: float) -> None:
+        model = self._model(name, now)
+        if now - model.added_up_at >= ADD_UP_EVERY_S * len(model.addresses):
+            self._add_up(name, model, now)
+
+    def _add_up(self, name: str, model: _Model, now: float) -> None:
+        model.fleet = self._speeds.fleet(name, model.addresses, now)
+        model.added_up_at = now
+        model.free_at = min(
+            (
+                self._speeds.ends_at(address)
+                for address in model.addresses
+                if not self._speeds.overdue(address, now) and not self._speeds.slow(address, name)
+            ),
+            default=now,
+        )
+        self._quote(name, model)
+
+    def _quote(self, name: str, model: _Model) -> None:
+        fleet, best = model.fleet, model.best
+        if not fleet.replicas:
+            self._queues.quote(name, Quote())
+            return
+        self._queues.quote(
+            name,
+            Quote(
+                fleet.margin * fleet.seconds(1),
+                fleet.seconds(best) / (fleet.replicas * best),
+                model.free_at,
+            ),
+        )
+
+
+def _reason(rows: int, best: int, outline: Outline, model: _Model) -> str:
+    if rows >= best:
+        return "full"
+    if rows < outline.rows:
+        return "due"
+    return "paced" if model.fleet.replicas > 1 else "free"

@@ -1,0 +1,186 @@
+"""How fast each endpoint is, by model: learned latencies, who is slow, who is overdue.
+
+A batch's time runs from when it was sent, or from when the endpoint answered the one before it if
+that was later: an endpoint computes one batch at a time. An endpoint is *slow* for a model if a
+batch of one row takes it three times as long as the fastest one. It is *overdue* while what is in
+flight takes three times as long as expected, which tells of a stopped process long before any
+health check. Neither gets ordinary batches; now and then a slow one is asked a copy of one row, so
+that one that recovers is found, and nobody waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+from gateway.policy.latency import BatchLatency, LatencySnapshot
+from gateway.policy.pacing import Fleet
+
+SLOW = 3.0
+# Of the span that is expected, and never so soon that a stall of this process looks like theirs.
+OVERDUE = 3.0
+OVERDUE_AT_LEAST_S = 0.05
+PROBE_EVERY_S = 0.2
+
+
+@dataclass(slots=True)
+class _Flight:
+    address: str
+    model: str
+    rows: int
+    sent_at: float
+    # When it is expected to end.
+    ends_at: float
+
+
+@dataclass(slots=True)
+class _Endpoint:
+    latencies: dict[str, BatchLatency] = field(default_factory=dict)
+    # Ids of what is in flight, in order of sending.
+    flights: dict[int, _Flight] = field(default_factory=dict)
+    answered_at: float = float("-inf")
+    probed_at: float = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedSnapshot:
+    """What is known of one endpoint and model; `ratio` is to the fastest endpoint."""
+
+    latency: LatencySnapshot
+    ratio: float
+    slow: bool
+
+
+class Speeds:
+    """Follows every batch by its id; endpoints are named by address."""
+
+    def __init__(self) -> None:
+        self._endpoints: dict[str, _Endpoint] = {}
+        self._flights: dict[int, _Flight] = {}
+        # Seconds of the fastest endpoint for one row, by model.
+        self._fastest: dict[str, float] = {}
+
+    def on_sent(self, flight_id: int, address: str, model: str, rows: int, now: float) -> None:
+        """A batch went to the endpoint."""
+        endpoint = self._endpoints.setdefault(address, _Endpoint())
+        begins_at = max(now, self.ends_at(address))
+        ends_at = begins_at + self.latency(address, model).predict(rows)
+        flight = _Flight(address, model, rows, now, ends_at)
+        endpoint.flights[flight_id] = self._flights[flight_id] = flight
+
+    def on_answered(self, flight_id: int, now: float) -> None:
+        """The endpoint answered it: with outputs, or with an error that took it as long."""
+        flight = self._forget(flight_id)
+        if flight is None:
+            return
+        endpoint = self._endpoints[flight.address]
+        seconds = now - max(flight.sent_at, endpoint.answered_at)
+        endpoint.answered_at = now
+        latency = self.latency(flight.address, flight.model)
+        latency.on_batch(flight.rows, seconds)
+
+    def on_ended(self, flight_id: int) -> None:
+        """It ended without an answer."""
+        self._forget(flight_id)
+
+    def on_removed(self, address: str) -> None:
+        """The endpoint is gone, or is another one from now on."""
+        endpoint = self._endpoints.pop(address, None)
+        for flight_id in endpoint.flights if endpoint is not None else ():
+            del self._flights[flight_id]
+
+    def latency(self, address: str, model: str) -> BatchLatency:
+        """What is known of the endpoint's batches of the model."""
+        endpoint = self._endpoints.get(address)
+        if endpoint is None:
+            endpoint = self._endpoints[address] = _Endpoint()
+        latency = endpoint.latencies.get(model)
+        if latency is None:
+            latency = endpoint.latencies[model] = BatchLatency()
+        return latency
+
+    def ends_at(self, address: str) -> float:
+        """When what is in flight at the endpoint should have ended; long ago if nothing is."""
+        endpoint = self._endpoints.get(address)
+        if endpoint is None or not endpoint.flights:
+            return float("-inf")
+        return next(reversed(endpoint.flights.values())).ends_at
+
+    def overdue_at(self, flight_id: int) -> float:
+        """From when on the batch counts as overdue; never if nothing is known of it."""
+        flight = self._flights.get(flight_id)
+        if flight is None or not self.latency(flight.address, flight.model).known:
+            return float("inf")
+        expected_s = flight.ends_at - flight.sent_at
+        return flight.sent_at + max(OVERDUE * expected_s, expected_s + OVERDUE_AT_LEAST_S)
+
+    def overdue(self, address: str, now: float) -> bool:
+        """Whether the endpoint sits on a batch."""
+        endpoint = self._endpoints.get(address)
+        if endpoint is None or not endpoint.flights:
+            return False
+        return self.overdue_at(next(iter(endpoint.flights))) <= now
+
+    def slow(self, address: str, model: str) -> bool:
+        """Whether the endpoint is much slower than the fastest, as of the last `fleet`."""
+        fastest_s = self._fastest.get(model, 0.0)
+        return fastest_s > 0 and self.latency(address, model).predict(1) > SLOW * fastest_s
+
+    def ratio(self, address: str, model: str) -> float:
+        """How much longer the endpoint takes than the fastest; 1 if nothing is known."""
+        fastest_s = self._fastest.get(model, 0.0)
+        seconds = self.latency(address, model).predict(1)
+        return seconds / fastest_s if fastest_s > 0 and seconds > 0 else 1.0
+
+    def fleet(self, model: str, addresses: Collection[str], now: float) -> Fleet:
+        """The endpoints taken together, those that are slow or overdue left out."""
+        known = [
+            latency
+            for address in addresses
+            if (latency := self.latency(address, model)).known and not self.overdue(address, now)
+        ]
+        if not known:
+            self._fastest.pop(model, None)
+            return Fleet()
+        fastest_s = self._fastest[model] = min(latency.predict(1) for latency in known)
+        usable = [item for item in known if item.predict(1) <= SLOW * fastest_s]
+        best = min(usable, key=lambda latency: latency.predict(1))
+        # Those of which nothing is known yet count as one of the others.
+        unknown = sum(not self.latency(address, model).known for address in addresses)
+        speed = sum(fastest_s / latency.predict(1) if fastest_s else 1.0 for latency in usable)
+        return Fleet(
+            speed * (1 + unknown / len(known)),
+            best.slowness * best.alpha_s,
+            best.slowness * best.beta_s,
+            best.margin,
+        )
+
+    def take_probe(self, model: str, addresses: Iterable[str], now: float) -> str | None:
+        """A slow endpoint whose turn it is to be asked how fast it is; None if there is none."""
+        for address in addresses:
+            endpoint = self._endpoints.get(address)
+            if (
+                endpoint is not None
+                and now - endpoint.probed_at >= PROBE_EVERY_S
+                and self.slow(address, model)
+            ):
+                endpoint.probed_at = now
+                return address
+        return None
+
+    def snapshot(self) -> dict[tuple[str, str], SpeedSnapshot]:
+        """By endpoint and model, where anything is known."""
+        return {
+            (address, model): SpeedSnapshot(
+                latency.snapshot(), self.ratio(address, model), self.slow(address, model)
+            )
+            for address, endpoint in self._endpoints.items()
+            for model, latency in endpoint.latencies.items()
+            if latency.known
+        }
+
+    def _forget(self, flight_id: int) -> _Flight | None:
+        flight = self._flights.pop(flight_id, None)
+        if flight is not None:
+            del self._endpoints[flight.address].flights[flight_id]
+        return flight
