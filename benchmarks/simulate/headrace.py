@@ -9,7 +9,7 @@ from benchmarks.simulate.clock import Clock
 from benchmarks.simulate.replica import Replica
 from benchmarks.simulate.request import Request
 from gateway.policy.balance import Balance
-from gateway.policy.batching import Backlog, Fit, Outline, Quote, Reject
+from gateway.policy.batching import Backlog, Fit, Reject
 from gateway.policy.queue import QueueKey
 from gateway.policy.schedule import Order, Schedule, Tuning
 from gateway.policy.speed import Speeds
@@ -106,7 +106,9 @@ class Headrace:
             self.schedule.on_answered(flight, order.key, self._clock.now)
             self._pump()
 
-        back = lambda: self._clock.at(self._clock.now + self._way_s, answered)
+        def back() -> None:
+            self._clock.at(self._clock.now + self._way_s, answered)
+
         if self._way_s:
             self._clock.at(now + self._way_s, lambda: replica.send(rows, back))
         else:

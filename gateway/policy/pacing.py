@@ -64,7 +64,7 @@ def best_rows(fleet: Fleet, budget_s: float, most: int, preferred: Sequence[int]
 class Pace:
     """The rate of one model's arrivals, and when its last batch left."""
 
-    __slots__ = ("_at", "_arrived", "_rate", "dispatched_at")
+    __slots__ = ("_arrived", "_at", "_rate", "dispatched_at")
 
     def __init__(self) -> None:
         self.dispatched_at = float("-inf")
