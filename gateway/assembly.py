@@ -30,7 +30,9 @@ from gateway.plane import DataPlane
 from gateway.policy.balance import Balance
 from gateway.policy.batching import Backlog
 from gateway.policy.retry import RetryPolicy
+from gateway.policy.schedule import Schedule, Tuning
 from gateway.policy.sequences import ORIGIN_BITS, Sequences
+from gateway.policy.speed import Speeds
 from gateway.registry_redis import RedisDirectory
 from gateway.repository import Repository, Timeouts
 from gateway.servicer import InferenceServicer
@@ -73,15 +75,17 @@ class Gateway:
             link=Link(settings.max_message_bytes, settings.endpoint_access()),
             models=settings.models,
         )
+        self._schedule = Schedule(self._ingress, self._balance, Speeds(), _tuning(settings))
         self._dispatcher = Dispatcher(
             self._ingress,
             self._fleet,
             balance=self._balance,
             generations=self._generations,
+            schedule=self._schedule,
             sequences=self._sequences,
             retry=RetryPolicy(max_attempts=settings.max_attempts),
             ledger=self._ledger,
-            spans=Spans(settings.attempt_timeout_s, settings.unavailable_wait_s),
+            spans=Spans(settings.attempt_timeout_s, settings.unavailable_wait_s, settings.hedging),
         )
         self._memory = settings.open_shared_memory()
         self._plane = DataPlane(
@@ -98,6 +102,7 @@ class Gateway:
                 settings.max_stream_responses,
             ),
             priorities=Priorities(settings.priority_levels, settings.default_priority_level),
+            objectives=settings.objectives(),
             limits=settings.limits(settings.max_message_bytes),
             memory=self._memory,
         )
@@ -139,7 +144,7 @@ class Gateway:
         self._admin.add_service(admin.SERVICE, self._admin_servicer())
         self._admin.add_service(SERVICE, self._servicer, control=True)
         self._changed = asyncio.Event()
-        self._fleet.subscribe(self._dispatcher.wake)
+        self._fleet.subscribe(self._dispatcher.on_endpoints)
         self._fleet.subscribe(self._changed.set)
 
     async def run(self) -> None:
@@ -230,6 +235,15 @@ def _backlog(settings: GatewaySettings) -> Backlog[Request]:
     return Backlog(
         max_requests=settings.max_queue_requests,
         max_bytes=settings.max_queue_bytes,
-        delay_s=settings.max_queue_delay_ms / MILLISECONDS,
         max_batch_bytes=settings.max_message_bytes,
+        class_requests=settings.class_bounds(),
+        weights=settings.weights(),
+        exact_age=settings.max_queue_delay_ms > 0,
+    )
+
+
+def _tuning(settings: GatewaySettings) -> Tuning:
+    return Tuning(
+        delay_s=settings.max_queue_delay_ms / MILLISECONDS,
+        preferred=settings.preferred_sizes(),
     )

@@ -14,8 +14,14 @@ REQUESTS = Counter(
 )
 REJECTS = Counter(
     "headrace_gateway_rejects",
-    "Requests refused at admission, by reason",
-    ["model", "reason"],
+    "Requests refused at admission, by reason and class",
+    ["model", "reason", "class"],
+    registry=REGISTRY,
+)
+SHED = Counter(
+    "headrace_gateway_shed",
+    "Admitted requests given up before any replica was asked, by reason and class",
+    ["model", "reason", "class"],
     registry=REGISTRY,
 )
 QUEUE_SECONDS = Histogram(
@@ -48,6 +54,12 @@ FAILED_ATTEMPTS = Counter(
     "headrace_gateway_failed_attempts",
     "Batches that failed on an endpoint, by fault and by what became of them",
     ["model", "fault", "verdict"],
+    registry=REGISTRY,
+)
+HEDGES = Counter(
+    "headrace_gateway_hedges",
+    "Batches sent to a second endpoint because the first one was overdue",
+    ["model"],
     registry=REGISTRY,
 )
 STREAMS = Gauge(

@@ -20,6 +20,7 @@ from gateway.catalog import Catalog, ServedModel
 from gateway.fleet import Fleet
 from gateway.ingress.answer import Answer, Responses
 from gateway.ingress.door import Ingress, draining, refusal
+from gateway.ingress.objective import Objectives
 from gateway.ingress.priority import Priorities
 from gateway.ingress.request import Request, timeout_parameter_s
 from gateway.policy.batching import Reject
@@ -42,6 +43,7 @@ class DataPlane:
         generation_timeout_s: float,
         stream_bounds: StreamBounds,
         priorities: Priorities,
+        objectives: Objectives,
         limits: Limits,
         memory: SharedMemory,
     ) -> None:
@@ -56,6 +58,7 @@ class DataPlane:
         self._generation_timeout_s = generation_timeout_s
         self._stream_bounds = stream_bounds
         self._priorities = priorities
+        self._objectives = objectives
         self._loop = asyncio.get_running_loop()
         self._streams: set[CallerStream] = set()
         self._closed = False
@@ -154,6 +157,7 @@ class DataPlane:
                 responses=responses,
                 caller=call.identity,
                 priorities=self._priorities,
+                objectives=self._objectives,
                 limits=self._limits,
                 regions=self._memory.of(call.identity),
             )

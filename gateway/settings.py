@@ -14,6 +14,7 @@ from chassis.protection import ProtectedSettings
 from chassis.rest.settings import HttpSettings
 from chassis.settings import CommaSeparated
 from chassis.tls import ClientTls
+from gateway.ingress.objective import Objectives
 
 
 class GatewaySettings(ContentSettings, HttpSettings, ProtectedSettings):
@@ -55,9 +56,24 @@ class GatewaySettings(ContentSettings, HttpSettings, ProtectedSettings):
     max_queue_requests: int = Field(4096, ge=1)
     # Bytes of tensors that wait, over all models.
     max_queue_bytes: int = Field(1024**3, ge=1)
-    # Milliseconds that the first request of a batch waits for others while an endpoint is free.
+    # Milliseconds from arrival to answer that a request may take, whatever its deadline: one number
+    # for all, or one for each class of priority, as "1=50,2=100,3=1000". What could only be
+    # answered later is refused at once, so that the others stay in time. Empty: deadlines alone
+    # count. This is the one setting of scheduling that nothing can guess.
+    latency_objective_ms: CommaSeparated = ()
+    # Share of the replicas' time by tenant while several wait, as "gold=4,free=1"; others weigh 1.
+    # A tenant is an identity, or what the parameter `tenant` says where nobody has one.
+    tenant_weights: CommaSeparated = ()
+    # Requests of a model that wait, by class, as "3=100"; the others have no bound of their own.
+    max_queue_size: CommaSeparated = ()
+    # Milliseconds that the first request of a batch waits for others at least, while there is time.
     # 0: batches form while endpoints are busy, which costs an idle system nothing.
     max_queue_delay_ms: float = Field(0.0, ge=0)
+    # Rows of a batch that leave without waiting for more; empty: what the objective allows.
+    preferred_batch_size: CommaSeparated = ()
+    # Whether a batch goes to a second endpoint too once the first one takes three times as long as
+    # expected. Costs a token of the retry budget; models must not mind computing twice.
+    hedging: bool = True
     # Rows of a batch; 0 is the model's own bound, which this can only lower.
     max_batch_size: int = Field(0, ge=0)
     # Requests that one caller's stream may have unanswered or their answers unread; then no more
@@ -111,6 +127,31 @@ class GatewaySettings(ContentSettings, HttpSettings, ProtectedSettings):
     # Bytes of one message, received or sent.
     max_message_bytes: int = Field(DEFAULT_MESSAGE_BYTES, ge=1024)
 
+    def objectives(self) -> Objectives:
+        """By class. Raises InvalidArgument (BAD_SETTING)."""
+        return Objectives.of(self.latency_objective_ms, self.priority_levels)
+
+    def weights(self) -> dict[str, float]:
+        """By tenant. Raises InvalidArgument (BAD_SETTING)."""
+        return {
+            name: _number("tenant_weights", text, value)
+            for text in self.tenant_weights
+            for name, _, value in [text.rpartition("=")]
+        }
+
+    def class_bounds(self) -> dict[int, int]:
+        """Requests that may wait, by class. Raises InvalidArgument (BAD_SETTING)."""
+        return {
+            int(_number("max_queue_size", text, name)): int(_number("max_queue_size", text, value))
+            for text in self.max_queue_size
+            for name, _, value in [text.rpartition("=")]
+        }
+
+    def preferred_sizes(self) -> list[int]:
+        """Ascending. Raises InvalidArgument (BAD_SETTING)."""
+        sizes = self.preferred_batch_size
+        return sorted(int(_number("preferred_batch_size", text, text)) for text in sizes)
+
     def endpoint_access(self) -> Access:
         """How endpoints are reached. Raises InvalidArgument (BAD_SETTING, BAD_TOKEN_FILE)."""
         files = ClientTls(
@@ -122,3 +163,16 @@ class GatewaySettings(ContentSettings, HttpSettings, ProtectedSettings):
             )
         token = token_in(self.endpoint_token_file) if self.endpoint_token_file else ""
         return Access(None if self.endpoint_ca is None else files, token)
+
+
+def _number(setting: str, text: str, value: str) -> float:
+    """`value`, a part of `text`, as a number above 0."""
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if 0 < number < float("inf"):
+        return number
+    raise InvalidArgument(
+        "BAD_SETTING", f"setting gateway.{setting} has {text[:64]!r}; see docs/operating.md"
+    )

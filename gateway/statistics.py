@@ -31,6 +31,7 @@ class ModelCounters:
     succeeded: int = 0
     failed: int = 0
     rejected: int = 0
+    shed: int = 0
     batches: int = 0
     rows: int = 0
     retries: int = 0
@@ -136,10 +137,15 @@ class Ledger:
         if self.tracing.on:
             trace_failed(self.tracing, model, requests, status, now=now)
 
-    def on_rejected(self, model: str, reason: str) -> None:
+    def on_rejected(self, model: str, priority: int, reason: str) -> None:
         """A request was refused at admission; its failure is counted besides."""
         self.of(model).rejected += 1
-        metrics.REJECTS.labels(model, reason).inc()
+        metrics.REJECTS.labels(model, reason, str(priority)).inc()
+
+    def on_shed(self, model: str, priority: int, reason: str) -> None:
+        """An admitted request was given up without a batch; its failure is counted besides."""
+        self.of(model).shed += 1
+        metrics.SHED.labels(model, reason, str(priority)).inc()
 
     def on_refused(self, model: str, status: str) -> None:
         """A request ended before it waited: its input is wrong, or it was not admitted."""

@@ -80,7 +80,7 @@ class Headrace:
         _lose(self._backlog.prune(now), "late")
         while (order := self.schedule.next(now)) is not None:
             self._send(order, now)
-        wake_at = min(self._backlog.next_wakeup() or 1e18, self.schedule.next_wakeup() or 1e18)
+        wake_at = min(self._backlog.next_wakeup(now) or 1e18, self.schedule.next_wakeup() or 1e18)
         if wake_at < self._timer_at:
             assert wake_at > now, "a wake-up in the past"
             self._timer_at = wake_at

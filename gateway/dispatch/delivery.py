@@ -112,17 +112,25 @@ class Delivery:
     sent_at: float = 0.0
     abandon_at: float = float("inf")
     check_at: float = float("inf")
+    # When another endpoint is asked as well; the other delivery of the batch if one was.
+    hedge_at: float = float("inf")
+    twin: Delivery | None = None
+    # Nothing more comes of it.
+    over: bool = False
     # When it came back, and with what; set while it waits for another attempt.
     returned_at: float = 0.0
     failure: Failure | None = None
 
-    def on_sent(self, address: str, *, now: float, timeout_s: float) -> None:
+    def on_sent(
+        self, address: str, *, now: float, timeout_s: float, hedge_at: float = float("inf")
+    ) -> None:
         """An attempt begins."""
         self.attempts += 1
         self.address = address
         self.sent_at = now
         self.abandon_at = now + timeout_s
-        self.check_at = min(self.abandon_at, self.batch.deadline)
+        self.hedge_at = hedge_at
+        self._look_again()
 
     @property
     def begun(self) -> bool:
@@ -136,7 +144,7 @@ class Delivery:
         """
         held_up = isinstance(self.batch, Generation) and self.batch.full
         self.abandon_at = float("inf") if held_up else now + timeout_s
-        self.check_at = min(self.abandon_at, self.batch.deadline)
+        self._look_again()
 
     def on_returned(self, failure: Failure, *, now: float) -> None:
         """The attempt failed and another one is due."""
@@ -145,13 +153,42 @@ class Delivery:
         places.add(self.address)
         self.failure = failure
         self.returned_at = now
-        self.abandon_at = float("inf")
-        self.check_at = self.batch.deadline
+        self.abandon_at = self.hedge_at = float("inf")
+        self._look_again()
 
     def on_expired(self, *, now: float) -> None:
         """Ends the requests whose deadline has passed."""
         self.batch.expire(now)
-        self.check_at = min(self.abandon_at, self.batch.deadline)
+        self._look_again()
+
+    @property
+    def shared(self) -> bool:
+        """Whether the other delivery of the batch may still answer it."""
+        return self.twin is not None and not self.twin.over
+
+    def hedge(self, *, now: float) -> Delivery:
+        """A second delivery of the batch, for another endpoint than this one's."""
+        self.hedge_at = float("inf")
+        self._look_again()
+        self.twin = Delivery(
+            self.batch,
+            self.attempts,
+            {*self.failed_on, self.address},
+            set(self.refused_by),
+            check_at=self.batch.deadline,
+            twin=self,
+            returned_at=now,
+            failure=lost(),
+        )
+        return self.twin
+
+    def forgo_hedge(self) -> None:
+        """It stays with the one attempt."""
+        self.hedge_at = float("inf")
+        self._look_again()
+
+    def _look_again(self) -> None:
+        self.check_at = min(self.abandon_at, self.hedge_at, self.batch.deadline)
 
     def alone(self) -> list[Delivery]:
         """One delivery per request that still waits, with this one's attempts behind it."""

@@ -18,12 +18,13 @@ from chassis.telemetry import logger
 from gateway import metrics
 from gateway.dispatch.affinity import Affinity
 from gateway.dispatch.delivery import Carrier, Delivery, Ended, Failure, Outcome
-from gateway.ingress.batch import BatchReply
+from gateway.ingress.batch import Batch, BatchReply
 from gateway.ingress.door import Door
 from gateway.ingress.generation import Generation
 from gateway.policy.balance import Balance
 from gateway.policy.queue import QueueKey
 from gateway.policy.retry import RetryPolicy, Verdict
+from gateway.policy.schedule import Schedule
 from gateway.policy.sequences import Sequences
 from gateway.statistics import Ledger
 
@@ -34,10 +35,14 @@ TIMER_SLACK_S = 0.0005
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """Seconds: an attempt's longest life, and how long a request waits for any endpoint."""
+    """Seconds: an attempt's longest life, and how long a request waits for any endpoint.
+
+    With `hedging` a batch goes to a second endpoint as well once the first one is overdue.
+    """
 
     attempt_s: float
     unavailable_s: float
+    hedging: bool = True
 
 
 class Dispatcher:
@@ -50,6 +55,7 @@ class Dispatcher:
         *,
         balance: Balance,
         generations: Balance,
+        schedule: Schedule,
         sequences: Sequences,
         retry: RetryPolicy,
         ledger: Ledger,
@@ -61,6 +67,7 @@ class Dispatcher:
         self._balance = balance
         # Seats for decoupled requests, which last long: apart, so that batches keep theirs.
         self._generations = generations
+        self._schedule = schedule
         self._affinity = Affinity(sequences, self._seats)
         self._retry = retry
         self._ledger = ledger
@@ -84,6 +91,11 @@ class Dispatcher:
         if not self._woken:
             self._woken = True
             self._loop.call_soon(self._pump)
+
+    def on_endpoints(self) -> None:
+        """Endpoints came, went, or serve other models."""
+        self._schedule.on_endpoints(self._clock())
+        self.wake()
 
     async def wait_idle(self) -> None:
         """Returns once no request waits for an answer."""
@@ -110,12 +122,14 @@ class Dispatcher:
         return not self._door.waiting() and all(item.batch.done for item in under_way)
 
     def _end_late(self, now: float) -> None:
-        self._door.prune(now, lambda deadline: 1 if deadline > now else 0)
+        self._door.prune(now)
         for delivery_id, delivery in list(self._flying.items()):
             if delivery.check_at <= now:
                 delivery.on_expired(now=now)
                 if delivery.abandon_at <= now and delivery_id in self._flying:
                     self._abandon(delivery_id, delivery)
+                elif delivery.hedge_at <= now:
+                    self._hedge(delivery, now)
         for delivery in self._returned:
             if delivery.check_at <= now:
                 delivery.on_expired(now=now)
@@ -130,6 +144,14 @@ class Dispatcher:
                 error = self._affinity.loss(key)
                 if error is not None:
                     self._door.give_up(key, 0.0, error, now)
+
+    def _hedge(self, delivery: Delivery, now: float) -> None:
+        """Asks another endpoint as well: this one sits on the batch."""
+        if delivery.batch.done or not self._retry.take_hedge():
+            delivery.forgo_hedge()
+            return
+        metrics.HEDGES.labels(delivery.batch.key.model).inc()
+        self._returned.append(delivery.hedge(now=now))
 
     def _abandon(self, delivery_id: int, delivery: Delivery) -> None:
         log.warning("attempt timed out", endpoint=delivery.address, model=delivery.batch.key.model)
@@ -167,7 +189,7 @@ class Dispatcher:
             if delivery.batch.done:
                 self._give_up(delivery, now)
                 continue
-            address = self._address_for(delivery)
+            address = self._address_for(delivery, now)
             if address is not None:
                 self._send(delivery, address, now, reason="retry")
             elif self._refused_everywhere(delivery):
@@ -178,6 +200,9 @@ class Dispatcher:
     def _give_up(self, delivery: Delivery, now: float) -> None:
         """The last that happens to a batch that came back."""
         batch = delivery.batch
+        delivery.over = True
+        if delivery.shared:
+            return
         assert delivery.failure is not None
         error = delivery.failure.error
         if batch.key.sequence:
@@ -189,12 +214,14 @@ class Dispatcher:
         else:
             batch.fail(error, now)
 
-    def _address_for(self, delivery: Delivery) -> str | None:
-        key = delivery.batch.key
+    def _address_for(self, delivery: Delivery, now: float) -> str | None:
+        key, pinned = delivery.batch.key, delivery.batch.pinned
         avoid = delivery.refused_by | delivery.failed_on
         if not self._balance.has_candidate(key.model, avoid):
             avoid = delivery.refused_by
-        return self._seats(key).pick(key.model, delivery.batch.pinned, avoid)
+        if key.decoupled:
+            return self._generations.pick(key.model, pinned, avoid)
+        return self._schedule.pick(key.model, pinned, avoid, now)
 
     def _refused_everywhere(self, delivery: Delivery) -> bool:
         model = delivery.batch.key.model
@@ -203,26 +230,48 @@ class Dispatcher:
         )
 
     def _send_due(self, now: float) -> None:
-        """One batch per due queue and round, so that no queue waits behind another's whole."""
+        """Batches and what goes alone in turns, so that neither waits for all of the other."""
         sent = True
         while sent and (self._balance.has_room() or self._generations.has_room()):
-            sent = False
-            for key in self._door.due(now):
-                sent |= self._send_next(key, now)
+            sent = self._send_batch(now)
+            for key in self._alone():
+                sent |= self._send_step(key, now) if key.sequence else self._generate(key, now)
 
-    def _send_next(self, key: QueueKey, now: float) -> bool:
-        if key.sequence:
-            return self._send_step(key, now)
-        behind = self._door.worth_following(key)
-        address = self._seats(key).pick(key.model, key.version, behind=behind)
-        if address is None:
+    def _send_batch(self, now: float) -> bool:
+        order = self._schedule.next(now)
+        if order is None:
             return False
-        batch = self._door.take(key, key.max_rows, now)
-        if batch is None:
-            return False
-        reason = "full" if batch.rows >= key.max_rows else "free"
-        self._send(Delivery(batch), address, now, reason=reason)
+        batch = self._door.take(order.key, order.rows, now)
+        if batch is not None:
+            self._send(Delivery(batch), order.address, now, reason=order.reason)
+            self._ask_slow(batch, now)
         return True
+
+    def _alone(self) -> list[QueueKey]:
+        """Queues whose requests go one by one, the most urgent first."""
+        keys = [key for key in self._door.waiting() if key.alone]
+        return sorted(keys, key=self._urgency) if len(keys) > 1 else keys
+
+    def _urgency(self, key: QueueKey) -> tuple[int, float]:
+        outline = self._door.outline(key)
+        return (outline.priority, outline.due_at) if outline is not None else (0, 0.0)
+
+    def _generate(self, key: QueueKey, now: float) -> bool:
+        """The next decoupled request of a queue."""
+        address = self._generations.pick(key.model, key.version)
+        batch = self._door.take(key, 0, now) if address is not None else None
+        if address is None or batch is None:
+            return False
+        self._send(Delivery(batch), address, now, reason="free")
+        return True
+
+    def _ask_slow(self, batch: Batch, now: float) -> None:
+        """Asks a slow endpoint a copy of the batch's first request: nobody waits for the answer."""
+        if batch.pinned or batch.carried:
+            return
+        address = self._schedule.probe(batch.key, now)
+        if address is not None:
+            self._send(Delivery(batch.sample()), address, now, reason="probe")
 
     def _send_step(self, key: QueueKey, now: float) -> bool:
         """The next request of a sequence."""
@@ -241,9 +290,12 @@ class Dispatcher:
     def _send(self, delivery: Delivery, address: str, now: float, *, reason: str) -> None:
         batch = delivery.batch
         delivery_id = next(self._ids)
-        delivery.on_sent(address, now=now, timeout_s=self._spans.attempt_s)
         self._flying[delivery_id] = delivery
         self._seats(batch.key).on_sent(address)
+        if not batch.key.decoupled:
+            self._schedule.on_sent(delivery_id, batch.key, address, batch.rows, now)
+        hedge_at = self._hedge_at(delivery_id, delivery)
+        delivery.on_sent(address, now=now, timeout_s=self._spans.attempt_s, hedge_at=hedge_at)
         if batch.key.sequence:
             self._affinity.on_sent(batch, address)
         self._count(delivery, reason)
@@ -252,6 +304,14 @@ class Dispatcher:
             self._carrier.generate(address, delivery_id, batch, timeout_s, self)
         else:
             self._carrier.send(address, delivery_id, batch, timeout_s, self.on_outcome)
+
+    def _hedge_at(self, delivery_id: int, delivery: Delivery) -> float:
+        """When the attempt takes so long that another endpoint is asked as well."""
+        batch = delivery.batch
+        once = batch.key.alone or batch.done or delivery.twin is not None
+        if once or not self._spans.hedging or len(self._balance.serving(batch.key.model)) < 2:
+            return float("inf")
+        return self._schedule.overdue_at(delivery_id)
 
     def _count(self, delivery: Delivery, reason: str) -> None:
         model, rows = delivery.batch.key.model, delivery.batch.rows
@@ -285,7 +345,12 @@ class Dispatcher:
             # A late answer to an attempt that was given up.
             return
         now = self._clock()
-        self._seats(delivery.batch.key).on_ended(delivery.address)
+        key = delivery.batch.key
+        self._seats(key).on_ended(delivery.address)
+        if isinstance(outcome, BatchReply):
+            self._schedule.on_answered(delivery_id, key, now)
+        elif not key.decoupled:
+            self._schedule.on_ended(delivery_id, key, now)
         metrics.INFLIGHT.set(len(self._flying))
         if isinstance(outcome, Failure):
             self._on_failure(delivery, outcome, now)
@@ -300,13 +365,17 @@ class Dispatcher:
             if isinstance(delivery.batch, Generation):
                 delivery.batch.finish(outcome.version, now)
             return
+        delivery.over = True
+        if delivery.twin is not None and delivery.batch.done:
+            # The other delivery was faster.
+            return
         delivery.batch.complete(outcome, now)
         metrics.BATCH_SECONDS.labels(delivery.batch.key.model).observe(outcome.infer_s)
 
     def _on_failure(self, delivery: Delivery, failure: Failure, now: float) -> None:
         batch = delivery.batch
         delivery.on_returned(failure, now=now)
-        if batch.done:
+        if batch.done or delivery.shared:
             self._give_up(delivery, now)
             return
         verdict = self._verdict(delivery, failure)
@@ -334,7 +403,7 @@ class Dispatcher:
 
     def _arm(self, now: float) -> None:
         """One timer for the next thing that time alone brings about."""
-        at = self._next_wakeup()
+        at = self._next_wakeup(now)
         if at >= self._timer_at:
             # Fires early for that, finds nothing and arms again: cheaper than moving it each time.
             return
@@ -348,9 +417,11 @@ class Dispatcher:
         self._timer_at = float("inf")
         self._pump()
 
-    def _next_wakeup(self) -> float:
+    def _next_wakeup(self, now: float) -> float:
         at = min(
-            self._door.next_wakeup() or float("inf"), self._affinity.next_wakeup() or float("inf")
+            self._door.next_wakeup(now) or float("inf"),
+            self._affinity.next_wakeup() or float("inf"),
+            self._schedule.next_wakeup() or float("inf"),
         )
         for delivery in self._flying.values():
             at = min(at, delivery.check_at)

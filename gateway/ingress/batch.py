@@ -21,6 +21,8 @@ from gateway.policy.queue import QueueKey
 from gateway.statistics import Ledger
 from protos.inference import grpc_service_pb2 as oip
 
+# Seconds that a slow endpoint has for a sample.
+SAMPLE_S = 5.0
 # name, datatype, shape, raw bytes
 Tensor = tuple[str, str, tuple[int, ...], bytes]
 Part = tuple[TensorSpec, tuple[int, ...], bytes]
@@ -147,6 +149,10 @@ class Batch:
         waiting = (request for request in self._requests if not request.answered)
         return [Batch([request], self._ledger, now=self.taken_at) for request in waiting]
 
+    def sample(self) -> Sample:
+        """A copy of the first request, which nobody waits for."""
+        return Sample([self._requests[0]], self._ledger, now=self.taken_at)
+
     def _columns(self, reply: BatchReply) -> list[list[Part]]:
         """By output, then by request."""
         if len(self._requests) == 1:
@@ -160,6 +166,24 @@ class Batch:
                 [(spec, (count, *row_shape), part) for count, part in zip(rows, parts, strict=True)]
             )
         return columns
+
+
+class Sample(Batch):
+    """A copy of a request, sent to learn how fast an endpoint is; nobody waits for its answer."""
+
+    __slots__ = ()
+
+    def __init__(self, requests: list[Request], ledger: Ledger, *, now: float) -> None:
+        super().__init__(requests, ledger, now=now)
+        self._requests = []
+
+    @property
+    def last_deadline(self) -> float:
+        """So long an answer would tell something."""
+        return self.taken_at + SAMPLE_S
+
+    def complete(self, reply: BatchReply, now: float) -> None:
+        """The answer is thrown away: the caller got one from elsewhere."""
 
 
 def reply_to(request: Request, version: str, outputs: Sequence[Part]) -> oip.ModelInferResponse:

@@ -5,32 +5,49 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from chassis.errors import HeadraceError, ResourceExhausted, Unavailable
+from chassis.errors import DeadlineExceeded, HeadraceError, ResourceExhausted, Unavailable
 from chassis.sequences import SequenceId, lost, not_started
 from gateway import metrics
 from gateway.ingress.batch import Batch, expired, fail_all
 from gateway.ingress.generation import Generation
+from gateway.ingress.objective import REPLY_S
 from gateway.ingress.request import Request
-from gateway.policy.batching import Admit, Backlog, Fit, Reject, Snapshot
+from gateway.policy.batching import Admit, Backlog, Fit, Outline, Quote, Reject, Snapshot
 from gateway.policy.queue import QueueKey
 from gateway.policy.sequences import SequenceKey, Sequences
 from gateway.statistics import Ledger
 
-# What a refused client is told to wait: a few batches' time.
+# What a refused client is told to wait where nothing better is known: a few batches' time.
 RETRY_AFTER_S = 0.1
+MILLISECONDS = 1000
+
+_SHED = {
+    "WOULD_BE_LATE": "no replica can answer it in time; the load is above what they can do",
+    "GIVEN_UP": "given up for the requests behind it; the load is above what the replicas can do",
+    "EVICTED": "a more urgent request took its place in the queue",
+}
 
 
 class Door(Protocol):
     """What dispatch sees of this room."""
 
-    def prune(self, now: float, fit: Fit) -> None:
+    def prune(self, now: float) -> None:
         """Ends the requests that no batch can answer in time."""
 
-    def due(self, now: float) -> list[QueueKey]:
-        """Queues with a batch worth sending, the most urgent first."""
+    def trim(self, key: QueueKey, fit: Fit, target: int, now: float) -> None:
+        """Ends the first requests of a queue that keep a batch smaller than `target` rows."""
 
-    def worth_following(self, key: QueueKey) -> bool:
-        """Whether a queue's batch is large enough to wait behind a running one."""
+    def outline(self, key: QueueKey) -> Outline | None:
+        """What waits in a queue; None if nothing does."""
+
+    def room(self, key: QueueKey, fit: Fit, limit: int) -> int:
+        """Rows of the largest batch, of at most `limit`, in which every head is in time."""
+
+    def arrived(self, model: str) -> int:
+        """Rows of the model that were admitted so far."""
+
+    def quote(self, model: str, quote: Quote) -> None:
+        """What the model's replicas can do from now on; what that makes late is refused."""
 
     def take(self, key: QueueKey, rows: int, now: float) -> Batch | None:
         """The next batch of a queue, None if nobody waits there any more."""
@@ -44,8 +61,8 @@ class Door(Protocol):
     def give_up(self, key: QueueKey, waited_s: float, error: HeadraceError, now: float) -> None:
         """Ends the requests of a queue that have waited that long."""
 
-    def next_wakeup(self) -> float | None:
-        """When a request expires or a delayed batch becomes due."""
+    def next_wakeup(self, now: float) -> float | None:
+        """When the next request becomes late."""
 
 
 class Ingress:
@@ -64,7 +81,9 @@ class Ingress:
         """
         verdict = Reject("DRAINING") if self._closed else self._admit(request, now)
         if isinstance(verdict, Reject):
-            self._ledger.on_rejected(request.key.model, verdict.reason)
+            self._ledger.on_rejected(request.key.model, request.priority, verdict.reason)
+        elif verdict.evicted:
+            self._shed(list(verdict.evicted), "EVICTED", now)
         return verdict
 
     def withdraw(self, request: Request, now: float) -> None:
@@ -77,25 +96,39 @@ class Ingress:
         """Refuses what is offered from now on; what waits stays."""
         self._closed = True
 
-    def prune(self, now: float, fit: Fit) -> None:
+    def prune(self, now: float) -> None:
         """As `Door.prune`."""
-        late = self._backlog.prune(now, fit)
+        late = self._backlog.prune(now)
         if late:
-            self._fail(late, expired(), now)
+            self._shed(late, "WOULD_BE_LATE", now)
 
-    def due(self, now: float) -> list[QueueKey]:
-        """As `Door.due`."""
-        return self._backlog.due(now)
+    def trim(self, key: QueueKey, fit: Fit, target: int, now: float) -> None:
+        """As `Door.trim`."""
+        dropped = self._backlog.trim(key, fit, target)
+        if dropped:
+            self._shed(dropped, "GIVEN_UP", now)
 
-    def worth_following(self, key: QueueKey) -> bool:
-        """As `Door.worth_following`."""
-        return self._backlog.worth_following(key)
+    def outline(self, key: QueueKey) -> Outline | None:
+        """As `Door.outline`."""
+        return self._backlog.outline(key)
+
+    def room(self, key: QueueKey, fit: Fit, limit: int) -> int:
+        """As `Door.room`."""
+        return self._backlog.room(key, fit, limit)
+
+    def arrived(self, model: str) -> int:
+        """As `Door.arrived`."""
+        return self._backlog.arrived(model)
+
+    def quote(self, model: str, quote: Quote) -> None:
+        """As `Door.quote`."""
+        self._backlog.quote(model, quote)
 
     def take(self, key: QueueKey, rows: int, now: float) -> Batch | None:
         """As `Door.take`."""
         waiting: list[Request] = []
         while not waiting:
-            taken = self._backlog.take(key, rows, now)
+            taken = self._backlog.take(key, rows)
             if not taken:
                 return None
             # A caller that went away in this turn of the loop has not withdrawn its request yet.
@@ -120,9 +153,9 @@ class Ingress:
         """As `Door.give_up`."""
         self._fail(self._backlog.give_up(key, waited_s, now), error, now)
 
-    def next_wakeup(self) -> float | None:
+    def next_wakeup(self, now: float) -> float | None:
         """As `Door.next_wakeup`."""
-        return self._backlog.next_wakeup()
+        return self._backlog.next_wakeup(now)
 
     def waiting_of(self, model: str) -> int:
         """How many requests of the model wait."""
@@ -157,6 +190,16 @@ class Ingress:
         step = request.step
         if step is not None:
             self._sequences.on_left(request.key.sequence, start=step.start, end=step.end, now=now)
+
+    def _shed(self, requests: list[Request], reason: str, now: float) -> None:
+        """Ends requests that no replica is asked for: expired, or given up before that."""
+        over, others = [], []
+        for request in requests:
+            (over if request.deadline <= now + REPLY_S else others).append(request)
+        self._fail(over, expired(), now)
+        self._fail(others, shed(reason), now)
+        for request in others:
+            self._ledger.on_shed(request.key.model, request.priority, reason)
 
     def _fail(self, requests: list[Request], error: HeadraceError, now: float) -> None:
         by_model: dict[str, list[Request]] = {}
@@ -195,9 +238,28 @@ def refusal(verdict: Reject, request: Request) -> HeadraceError:
         return draining()
     if request.step is not None and verdict.reason in _OF_SEQUENCES:
         return _OF_SEQUENCES[verdict.reason](request.step.id)
+    retry_after_s = verdict.retry_after_s or RETRY_AFTER_S
+    if verdict.reason == "DEADLINE_TOO_SHORT":
+        return _too_short(request)
+    if verdict.reason in _SHED:
+        return shed(verdict.reason, retry_after_s)
     what = "requests" if verdict.reason == "QUEUE_FULL" else "bytes"
     return ResourceExhausted(
         verdict.reason,
         f"the gateway's queue holds as many {what} as it may; try again later",
-        retry_after_s=RETRY_AFTER_S,
+        retry_after_s=retry_after_s,
     )
+
+
+def shed(reason: str, retry_after_s: float = RETRY_AFTER_S) -> ResourceExhausted:
+    """The status of a request that overload ends before any replica is asked."""
+    return ResourceExhausted(reason, _SHED[reason], retry_after_s=retry_after_s)
+
+
+def _too_short(request: Request) -> HeadraceError:
+    """Not even an idle replica is fast enough for it."""
+    span_ms = (request.due_at - request.arrived_at) * MILLISECONDS
+    what = f"model {request.key.model!r} takes longer than the {span_ms:.0f} ms that"
+    if request.due_at < request.deadline:
+        return ResourceExhausted("DEADLINE_TOO_SHORT", f"{what} the latency objective leaves")
+    return DeadlineExceeded("DEADLINE_TOO_SHORT", f"{what} the deadline leaves")

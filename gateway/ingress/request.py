@@ -20,6 +20,7 @@ from chassis.sequences import SequenceId, Step, sequence_required, step_of
 from chassis.shared_memory import NO_REGIONS, Regions
 from gateway.catalog import ServedModel
 from gateway.ingress.answer import Answer, Responses
+from gateway.ingress.objective import NO_OBJECTIVES, Objectives
 from gateway.ingress.priority import Priorities
 from gateway.policy.queue import QueueKey
 from protos.inference import grpc_service_pb2 as oip
@@ -36,9 +37,11 @@ class Request:
     """A checked request. `raw` and `shapes` follow the signature's inputs; times are loop times.
 
     In a batch its inputs are filled up to the shapes `padded`, and `cuts` tells what then comes off
-    the outputs. `wanted` holds positions of outputs in the signature, `forms` how each travels;
-    `answer` ends with a ModelInferResponse or a HeadraceError. `step` is its place in a sequence of
-    its caller, `wire_step` the same as replicas are told it; both None outside a sequence.
+    the outputs. `due_at` is when a replica must have answered, for the deadline and the class's
+    objective; `tenant` is on whose account it goes. `wanted` holds positions of outputs in the
+    signature, `forms` how each travels; `answer` ends with a ModelInferResponse or a HeadraceError.
+    `step` is its place in a sequence of its caller, `wire_step` the same as replicas are told it;
+    both None outside a sequence.
     """
 
     __slots__ = (
@@ -48,6 +51,7 @@ class Request:
         "carried",
         "cuts",
         "deadline",
+        "due_at",
         "forms",
         "id",
         "key",
@@ -62,6 +66,7 @@ class Request:
         "shapes",
         "size_bytes",
         "step",
+        "tenant",
         "typed",
         "version",
         "wanted",
@@ -79,6 +84,7 @@ class Request:
         responses: Responses | None = None,
         caller: str = "",
         priorities: Priorities = ANY_PRIORITY,
+        objectives: Objectives = NO_OBJECTIVES,
         limits: Limits = DEFAULT_LIMITS,
         regions: Regions = NO_REGIONS,
     ) -> None:
@@ -115,14 +121,18 @@ class Request:
         self.version = checked_version(message.model_version) if message.model_version else 0
         self.carried: tuple[tuple[str, str | int], ...] = ()
         self.priority = priorities.default
+        self.tenant = caller
         self.step: Step | None = None
         self.wire_step: Step | None = None
         if message.parameters:
             self.carried = carried_parameters(message.parameters)
             self.priority = priorities.level(message.parameters)
+            if not caller:
+                self.tenant = tenant_parameter(message.parameters)
             self.step = step_of(message.parameters)
         if self.step is None and model.signature.states:
             raise sequence_required(model.name)
+        self.due_at = objectives.due_at(self.priority, now, deadline)
         self.key = self._key()
 
     @property
@@ -179,6 +189,19 @@ def carried_parameters(parameters: Any) -> tuple[tuple[str, str | int], ...]:
     if "max_staleness_ms" in parameters:
         carried.append(("max_staleness_ms", _integer(parameters, "max_staleness_ms")))
     return tuple(carried)
+
+
+def tenant_parameter(parameters: Any) -> str:
+    """The tenant that a caller without an identity says it is; "" where it says nothing.
+
+    Raises InvalidArgument (BAD_PARAMETER, BAD_NAME).
+    """
+    if "tenant" not in parameters:
+        return ""
+    choice = parameters["tenant"]
+    if choice.WhichOneof("parameter_choice") != "string_param":
+        raise _bad_parameter("tenant", "a string")
+    return checked_name(choice.string_param, what="tenant") if choice.string_param else ""
 
 
 def timeout_parameter_s(parameters: Any) -> float | None:

@@ -26,8 +26,6 @@ Serves = Mapping[str, Versions]
 class _Seat:
     serves: Serves = field(default_factory=dict)
     inflight: int = 0
-    # Turn of its newest batch; the lowest turn is next among equals.
-    turn: int = 0
     # The number of its present service of each model.
     tenures: dict[str, int] = field(default_factory=dict)
 
@@ -47,7 +45,6 @@ class Balance:
         self._max_inflight = max_inflight
         self._seats: dict[str, _Seat] = {}
         self._unserved_since: dict[str, float] = {}
-        self._turn = 0
         self._tenures = 0
 
     def on_endpoint(self, address: str, serves: Serves, *, now: float) -> None:
@@ -71,12 +68,9 @@ class Balance:
 
     def on_sent(self, address: str) -> None:
         """A batch went to the endpoint."""
-        self._turn += 1
-        seat = self._seats[address]
+        # Kept in rotation: who has waited longest for a batch comes first.
+        seat = self._seats[address] = self._seats.pop(address)
         seat.inflight += 1
-        seat.turn = self._turn
-        # The dict is kept in order of turns: the next in rotation comes first.
-        self._seats[address] = self._seats.pop(address)
 
     def on_ended(self, address: str) -> None:
         """A batch sent to the endpoint was answered, failed or was given up."""
@@ -93,27 +87,19 @@ class Balance:
             if seat.inflight < self._max_inflight:
                 yield seat.inflight, address
 
+    def addresses(self) -> Collection[str]:
+        """All endpoints, whatever they serve."""
+        return self._seats.keys()
+
     def serving(self, model: str) -> tuple[str, ...]:
         """Endpoints that take batches of the model."""
         return tuple(address for address, seat in self._seats.items() if model in seat.serves)
 
-    def pick(
-        self,
-        model: str,
-        version: int = 0,
-        avoid: Collection[str] = (),
-        *,
-        behind: bool = True,
-    ) -> str | None:
-        """The endpoint for the model's next batch; None while every candidate is full.
-
-        Without `behind` only an endpoint with nothing in flight will do.
-        """
-        bound = self._max_inflight if behind else 1
+    def pick(self, model: str, version: int = 0, avoid: Collection[str] = ()) -> str | None:
+        """The least loaded endpoint that may take something of the model; None if all are full."""
         free = [
-            (seat.inflight, seat.turn, address)
-            for address, seat in self._rotation(model, version, avoid)
-            if seat.inflight < bound
+            (inflight, at, address)
+            for at, (inflight, address) in enumerate(self.open(model, version, avoid))
         ]
         return min(free)[2] if free else None
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from math import nextafter
 from typing import Any, Generic
 
 from gateway.policy.fairness import Shares, TenantSnapshot
@@ -37,8 +38,8 @@ class Admit:
 class Reject:
     """The request was not taken.
 
-    DEADLINE_EXCEEDED (it has passed), WOULD_BE_LATE, QUEUE_FULL or QUEUE_BYTES_FULL. It may be
-    worth asking again after `retry_after_s` seconds.
+    DEADLINE_EXCEEDED (it has passed), DEADLINE_TOO_SHORT (for a batch by itself), WOULD_BE_LATE,
+    QUEUE_FULL or QUEUE_BYTES_FULL. Asked again after `retry_after_s` seconds it may be taken.
     """
 
     reason: str
@@ -53,12 +54,14 @@ class Quote:
     """What a model's replicas can do: as far as is known, in seconds.
 
     `first_s` a batch of one row takes, margin included; `row_s` is the time between two rows while
-    all replicas run batches of the best size; nobody is free before `free_at`.
+    all replicas run batches of the best size; nobody is free before `free_at`. After `until` it
+    is too old to refuse anything: a request has to pass for somebody to learn from.
     """
 
     first_s: float = 0.0
     row_s: float = 0.0
     free_at: float = 0.0
+    until: float = INFINITY
 
 
 UNKNOWN = Quote()
@@ -77,8 +80,8 @@ class Bounds:
 class Outline:
     """What dispatch sees of a queue: rows and requests in it, and its first request.
 
-    `due_at` and `budget_s` (from arrival until it is due) are those of the first request;
-    `oldest_at` is a bound on the first arrival.
+    `due_at` is that of the first request; `budget_s` is how long one in the middle has, from its
+    arrival until it is due; `oldest_at` is a bound on the first arrival.
     """
 
     rows: int
@@ -175,9 +178,9 @@ class Backlog(Generic[R]):
         """Why `offer` would not take the request; None if it would."""
         if request.due_at <= now:
             return Reject("DEADLINE_EXCEEDED")
-        late_s = self.lateness(request, now)
-        if late_s > 0:
-            return Reject("WOULD_BE_LATE", max(late_s, LEAST_RETRY_S))
+        late = self._late(request, now)
+        if late is not None:
+            return late
         model, rank = request.key.model, request.priority
         bound = self._bounds.by_class.get(rank)
         if bound is not None and self._counts[model, rank] >= bound:
@@ -186,14 +189,6 @@ class Backlog(Generic[R]):
         if lacking and not self._evictable(request):
             return Reject(lacking, self._drain_s(model))
         return None
-
-    def lateness(self, request: R, now: float) -> float:
-        """Seconds by which the request would be answered too late; 0 or less if it would not."""
-        quote = self._quotes.get(request.key.model)
-        if quote is None or not quote.first_s or request.key.alone:
-            return 0.0
-        begins_at = max(now, quote.free_at) + self._ahead(request) * quote.row_s
-        return begins_at + quote.first_s - request.due_at
 
     def withdraw(self, request: R) -> bool:
         """Takes out a request that nobody waits for any more; False if it has left already."""
@@ -207,7 +202,7 @@ class Backlog(Generic[R]):
         """Takes out the requests that even a batch of one row would answer too late."""
         dropped: list[R] = []
         for queue in list(self._queues.values()):
-            gone = queue.pop_due(now + self._first_s(queue.key))
+            gone = queue.pop_due(now + self._first_s(queue.key, now))
             if gone:
                 self._released(queue, gone)
                 dropped += gone
@@ -246,13 +241,13 @@ class Backlog(Generic[R]):
         queue = self._queues.get(key)
         if queue is None:
             return None
-        first = queue.first()
+        first, middle = queue.first(), queue.middle()
         return Outline(
             queue.rows,
             queue.count,
             first.priority,
             first.due_at,
-            first.due_at - first.arrived_at,
+            middle.due_at - middle.arrived_at,
             queue.oldest_at,
         )
 
@@ -268,8 +263,8 @@ class Backlog(Generic[R]):
     def take(self, key: QueueKey, rows: int) -> list[R]:
         """The next batch of a queue: at most `rows` rows, in order, none skipped.
 
-        One request alone may exceed `rows`; of a key that is `alone` it takes one request. Empty
-        for an empty queue.
+        One request alone may exceed `rows`; with `rows` 0, and of a key that is `alone`, it takes
+        one request. Empty for an empty queue.
         """
         queue = self._queues.get(key)
         if queue is None:
@@ -287,10 +282,12 @@ class Backlog(Generic[R]):
         self._released(queue, taken)
         return taken
 
-    def next_wakeup(self) -> float | None:
+    def next_wakeup(self, now: float) -> float | None:
         """When the next request becomes late; later than `now` after `prune(now)`."""
         queues = self._queues.items()
-        return min((queue.earliest - self._first_s(key) for key, queue in queues), default=None)
+        at = min((queue.earliest - self._first_s(key, now) for key, queue in queues), default=None)
+        # Rounding must not make it a wake-up that finds nothing to do.
+        return at if at is None or at > now else nextafter(now, INFINITY)
 
     def snapshot(self) -> Snapshot:
         """What waits now."""
@@ -306,8 +303,24 @@ class Backlog(Generic[R]):
         )
         return Snapshot(self._requests, self._bytes, tuple(queues), self._shares.snapshot())
 
-    def _first_s(self, key: QueueKey) -> float:
-        return 0.0 if key.alone else self._quotes.get(key.model, UNKNOWN).first_s
+    def quoted(self, model: str, now: float) -> Quote:
+        """What the model's replicas can do, as far as is known now."""
+        quote = self._quotes.get(model, UNKNOWN)
+        return quote if now <= quote.until else UNKNOWN
+
+    def _first_s(self, key: QueueKey, now: float) -> float:
+        return 0.0 if key.alone else self.quoted(key.model, now).first_s
+
+    def _late(self, request: R, now: float) -> Reject | None:
+        """The refusal of a request that would be answered too late; None if it would not."""
+        quote = self.quoted(request.key.model, now)
+        if not quote.first_s or request.key.alone:
+            return None
+        if now + quote.first_s > request.due_at:
+            return Reject("DEADLINE_TOO_SHORT")
+        begins_at = max(now, quote.free_at) + self._ahead(request) * quote.row_s
+        late_s = begins_at + quote.first_s - request.due_at
+        return Reject("WOULD_BE_LATE", max(late_s, LEAST_RETRY_S)) if late_s > 0 else None
 
     def _ahead(self, request: R) -> float:
         """Rows that leave before the request: of more urgent classes, and its own class's share."""
@@ -362,10 +375,11 @@ class Backlog(Generic[R]):
             evicted.append(gone)
         return evicted
 
-    def _drain_s(self, model: str) -> float:
-        """When a place in a full backlog may be free: half of what waits has left by then."""
+    def _drain_s(self, model: str) -> float | None:
+        """When half of what waits has left; None if nothing is known of that."""
         row_s = self._quotes.get(model, UNKNOWN).row_s
-        return max(sum(self._rows[model].values()) * row_s / 2, LEAST_RETRY_S)
+        rows = sum(self._rows[model].values())
+        return max(rows * row_s / 2, LEAST_RETRY_S) if row_s else None
 
     def _released(self, queue: Queue[R], gone: Iterable[R]) -> None:
         model = queue.key.model

@@ -38,8 +38,8 @@ class QueueKey(NamedTuple):
 
     @property
     def alone(self) -> bool:
-        """Whether each request is a batch of its own."""
-        return self.max_rows == 0 or self.decoupled or self.sequence != 0
+        """Whether its requests are sent one by one, outside the order of batches."""
+        return self.decoupled or self.sequence != 0
 
 
 class Queued(Protocol):
@@ -59,7 +59,7 @@ class Queued(Protocol):
 
     @property
     def due_at(self) -> float:
-        """When a replica must have answered it: its deadline, or its objective if that is sooner."""
+        """By when it must be answered: its deadline, or its objective if that is sooner."""
 
     @property
     def arrived_at(self) -> float:
@@ -216,6 +216,12 @@ class Queue(Generic[R]):
         if len(lanes) == 1:
             return next(iter(lanes.values())).entries[0][2]
         return min(lane.entries[0] for lane in lanes.values())[2]
+
+    def middle(self) -> R:
+        """A request from the middle of the most urgent class. Not of an empty queue."""
+        lanes = self.levels[self.order[0]].lanes
+        entries = next(iter(lanes.values())).entries
+        return entries[len(entries) // 2][2]
 
     def requests(self) -> Iterator[R]:
         """All that wait, in no order."""

@@ -64,6 +64,15 @@ class RetryPolicy:
         """A batch was answered."""
         self._tokens = min(MAX_TOKENS, self._tokens + EARNED_PER_SUCCESS)
 
+    def take_hedge(self) -> bool:
+        """Whether a batch may be sent a second time while the first attempt is still out."""
+        if self._tokens < 1:
+            self._refused += 1
+            return False
+        self._tokens -= 1
+        self._allowed += 1
+        return True
+
     def decide(
         self, fault: Fault, *, attempts: int, requests: int, elsewhere: bool, begun: bool = False
     ) -> Verdict:

@@ -28,7 +28,7 @@ from gateway.policy.batching import Fit, Outline, Quote
 from gateway.policy.latency import BatchLatency
 from gateway.policy.pacing import Fleet, Pace, best_rows
 from gateway.policy.queue import INFINITY, QueueKey
-from gateway.policy.speed import Speeds
+from gateway.policy.speed import PROBE_EVERY_S, Speeds
 
 # Share of the best batch that may be sent to an endpoint with another one in flight.
 FOLLOWING_SHARE = 0.5
@@ -86,6 +86,8 @@ class _Model:
     addresses: tuple[str, ...] = ()
     added_up_at: float = float("-inf")
     rate: float = 0.0
+    # Batches in flight.
+    flights: int = 0
     # Rows of the batch to aim at, and when an endpoint has room.
     best: int = 1
     free_at: float = float("-inf")
@@ -119,6 +121,7 @@ class Schedule:
 
     def on_endpoints(self, now: float) -> None:
         """Endpoints came, went, or serve other models."""
+        self._speeds.keep(self._balance.addresses())
         for name, model in self._models.items():
             model.addresses = self._balance.serving(name)
             self._add_up(name, model, now)
@@ -128,17 +131,18 @@ class Schedule:
         self._speeds.on_sent(flight_id, address, key.model, rows, now)
         model = self._model(key.model, now)
         model.pace.dispatched_at = now
+        model.flights += 1
         self._refresh(key.model, now)
 
     def on_answered(self, flight_id: int, key: QueueKey, now: float) -> None:
         """A batch was answered."""
         self._speeds.on_answered(flight_id, now)
-        self._refresh(key.model, now)
+        self._on_landed(key, now)
 
     def on_ended(self, flight_id: int, key: QueueKey, now: float) -> None:
         """A batch ended otherwise, or was only asked to learn of its endpoint."""
         self._speeds.on_ended(flight_id)
-        self._refresh(key.model, now)
+        self._on_landed(key, now)
 
     def next(self, now: float) -> Order | None:
         """The next batch that may leave now; None if none may. What is late is pruned before."""
@@ -156,6 +160,10 @@ class Schedule:
             (address for load, address in self._balance.open(key.model, 0, ()) if not load),
             now,
         )
+
+    def overdue_at(self, flight_id: int) -> float:
+        """From when on a batch takes so long that its endpoint seems stuck."""
+        return self._speeds.overdue_at(flight_id)
 
     def next_wakeup(self) -> float | None:
         """When a batch may leave for whose sake nothing else has to happen.
@@ -191,7 +199,8 @@ class Schedule:
             return None
         model = self._model(key.model, now)
         model.rate = model.pace.rate(self._queues.arrived(key.model), now)
-        best = best_rows(model.fleet, outline.budget_s, key.max_rows, self._tuning.preferred)
+        most = max(key.max_rows, 1)
+        best = best_rows(model.fleet, outline.budget_s, most, self._tuning.preferred)
         if best != model.best:
             model.best = best
             self._quote(key.model, model)
@@ -209,7 +218,7 @@ class Schedule:
         outline = self._queues.outline(key)
         if outline is None:
             return None
-        room = self._queues.room(key, fit, key.max_rows)
+        room = self._queues.room(key, fit, most)
         rows = min(outline.rows, room)
         until = self._until(model, outline, best, latency, begins_at)
         if rows < best and rows == outline.rows and now < until:
@@ -217,13 +226,15 @@ class Schedule:
             return None
         if self._balance.inflight(address) and rows < best * FOLLOWING_SHARE:
             return None
-        return Order(key, address, room, _reason(rows, best, outline, model))
+        return Order(key, address, room if key.max_rows else 0, _reason(rows, best, outline, model))
 
     def _until(
         self, model: _Model, outline: Outline, best: int, latency: BatchLatency, begins_at: float
     ) -> float:
         """How long a batch that could be larger may wait."""
-        at = model.pace.next_at(model.fleet, best, model.rate)
+        # With nothing under way a pause gains nothing: one endpoint is never paced.
+        paced = model.flights > 0
+        at = model.pace.next_at(model.fleet, best, model.rate) if paced else begins_at
         if self._tuning.delay_s:
             at = max(at, outline.oldest_at + self._tuning.delay_s)
         if not latency.known:
@@ -275,6 +286,10 @@ class Schedule:
             self._add_up(name, model, now)
         return model
 
+    def _on_landed(self, key: QueueKey, now: float) -> None:
+        self._model(key.model, now).flights -= 1
+        self._refresh(key.model, now)
+
     def _refresh(self, name: str, now: float) -> None:
         model = self._model(name, now)
         if now - model.added_up_at >= ADD_UP_EVERY_S * len(model.addresses):
@@ -304,8 +319,14 @@ class Schedule:
                 fleet.margin * fleet.seconds(1),
                 fleet.seconds(best) / (fleet.replicas * best),
                 model.free_at,
+                model.pace.dispatched_at + quote_s(fleet),
             ),
         )
+
+
+def quote_s(fleet: Fleet) -> float:
+    """Seconds for which what is known may refuse requests without a batch that confirms it."""
+    return PROBE_EVERY_S + fleet.margin * fleet.seconds(1)
 
 
 def _reason(rows: int, best: int, outline: Outline, model: _Model) -> str:

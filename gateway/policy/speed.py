@@ -83,11 +83,11 @@ class Speeds:
         """It ended without an answer."""
         self._forget(flight_id)
 
-    def on_removed(self, address: str) -> None:
-        """The endpoint is gone, or is another one from now on."""
-        endpoint = self._endpoints.pop(address, None)
-        for flight_id in endpoint.flights if endpoint is not None else ():
-            del self._flights[flight_id]
+    def keep(self, addresses: Collection[str]) -> None:
+        """Forgets all other endpoints: they are gone."""
+        for address in self._endpoints.keys() - set(addresses):
+            for flight_id in self._endpoints.pop(address).flights:
+                del self._flights[flight_id]
 
     def latency(self, address: str, model: str) -> BatchLatency:
         """What is known of the endpoint's batches of the model."""

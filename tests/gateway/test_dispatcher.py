@@ -29,7 +29,9 @@ from gateway.ingress.request import Request
 from gateway.policy.balance import Balance
 from gateway.policy.batching import ADMIT, Backlog, Reject
 from gateway.policy.retry import Fault, RetryPolicy
+from gateway.policy.schedule import Schedule
 from gateway.policy.sequences import Sequences
+from gateway.policy.speed import Speeds
 from gateway.statistics import Ledger
 
 SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 1)),), (TensorSpec("y", "FP32", (-1, 1)),), 4)
@@ -82,6 +84,7 @@ class House:
             self.carrier,
             balance=self.balance,
             generations=Balance(max_inflight=1),
+            schedule=Schedule(self.ingress, self.balance, Speeds()),
             sequences=self.sequences,
             retry=RetryPolicy(max_attempts=3),
             ledger=self.ledger,
@@ -93,11 +96,11 @@ class House:
 
     def up(self, address: str) -> None:
         self.balance.on_endpoint(address, {"m": frozenset()}, now=self.now)
-        self.dispatcher.wake()
+        self.dispatcher.on_endpoints()
 
     def down(self, address: str) -> None:
         self.balance.on_endpoint(address, {}, now=self.now)
-        self.dispatcher.wake()
+        self.dispatcher.on_endpoints()
 
     def ask(self, *values: float, **how) -> Request:
         request = self.made(*values, **how)

@@ -23,7 +23,9 @@ from gateway.ingress.request import Request
 from gateway.policy.balance import Balance
 from gateway.policy.batching import ADMIT, Backlog
 from gateway.policy.retry import RetryPolicy
+from gateway.policy.schedule import Schedule
 from gateway.policy.sequences import Sequences
+from gateway.policy.speed import Speeds
 from gateway.statistics import Ledger
 
 SIGNATURE = Signature(
@@ -89,6 +91,7 @@ class House:
             self,
             balance=self.batches,
             generations=self.seats,
+            schedule=Schedule(self.ingress, self.batches, Speeds()),
             sequences=sequences,
             retry=RetryPolicy(max_attempts=3),
             ledger=self.ledger,
@@ -257,14 +260,14 @@ STEPS = st.lists(
 async def live_through(steps: list[tuple[str, int]]) -> None:
     house = House("a", "b", seats=2)
     asked: list[tuple[Sink, Request]] = []
-    given_values: dict[int, list[float]] = {}
+    given_values: dict[Generation, list[float]] = {}
     for turn, (kind, number) in enumerate(steps):
         under_way = sorted(house.sent)
         if kind == "ask":
             asked.append(house.ask(timeout_s=float(number)))
         elif kind == "respond" and under_way:
             delivery_id = under_way[number % len(under_way)]
-            key = id(house.sent[delivery_id][1])
+            key = house.sent[delivery_id][1]
             given_values.setdefault(key, []).append(float(turn))
             house.respond(delivery_id, float(turn))
         elif kind == "end" and under_way:

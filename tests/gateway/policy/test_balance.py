@@ -121,11 +121,11 @@ def test_loads_stay_level_and_bounded(steps, bound, random):
         assert max(loads.values()) <= bound
 
 
-def test_a_batch_that_must_not_follow_another_waits_for_an_idle_endpoint():
-    core = balance("a:1", "b:1")
-    first = send(core, behind=False)
-    assert send(core, behind=False) != first
-    assert core.pick("m", behind=False) is None
-    assert core.pick("m", behind=True) is not None
-    core.on_ended(first)
-    assert core.pick("m", behind=False) == first
+def test_open_endpoints_come_in_rotation_with_their_load():
+    core = balance("a", "b", "c")
+    core.on_sent("a")
+    core.on_sent("b")
+    core.on_sent("b")
+    assert list(core.open("m", 0, ())) == [(0, "c"), (1, "a")]
+    assert list(core.open("m", 0, {"c"})) == [(1, "a")]
+    assert set(core.serving("m")) == set(core.addresses()) == {"a", "b", "c"}
