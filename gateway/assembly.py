@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 
 from chassis.oip import SERVICE
 from chassis.protection import protection_of
@@ -25,7 +26,7 @@ from gateway.fleet import Fleet
 from gateway.ingress.door import Ingress
 from gateway.ingress.priority import Priorities
 from gateway.ingress.request import Request
-from gateway.member import Checks
+from gateway.member import Checks, Member
 from gateway.plane import DataPlane
 from gateway.policy.balance import Balance
 from gateway.policy.batching import Backlog
@@ -66,7 +67,13 @@ class Gateway:
             origin=secrets.randbits(ORIGIN_BITS),
         )
         metrics.SEQUENCES.set_function(self._sequences.__len__)
-        self._ingress = Ingress(_backlog(settings), self._ledger, self._sequences)
+        self._ingress = Ingress(
+            _backlog(settings),
+            self._ledger,
+            self._sequences,
+            late_priority=_late_priority(settings),
+        )
+        metrics.OVERLOAD.set_function(lambda: self._ingress.overload(time.monotonic()))
         self._fleet = Fleet(
             self._catalog,
             self._balance,
@@ -113,6 +120,7 @@ class Gateway:
             waiting=self._ingress.waiting_of,
         )
         self._fleet.attend(self._repository)
+        self._fleet.attend(_Ways(self._schedule))
         self._servicer = InferenceServicer(
             self._plane,
             self._catalog,
@@ -240,6 +248,25 @@ def _backlog(settings: GatewaySettings) -> Backlog[Request]:
         weights=settings.weights(),
         exact_age=settings.max_queue_delay_ms > 0,
     )
+
+
+def _late_priority(settings: GatewaySettings) -> int:
+    """The class behind all others, for what missed its objective; 0 for none."""
+    return settings.priority_levels + 1 if settings.timeout_action == "delay" else 0
+
+
+class _Ways:
+    """Tells the schedule how long the way to healthy endpoints takes; see `fleet.Attendant`."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+
+    def on_checked(self, member: Member) -> None:
+        """As `Attendant.on_checked`."""
+        self._schedule.on_way(member.way_s)
+
+    def on_left(self, address: str) -> None:
+        """As `Attendant.on_left`."""
 
 
 def _tuning(settings: GatewaySettings) -> Tuning:

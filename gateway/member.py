@@ -52,6 +52,8 @@ class Member:
         # False once discovery no longer names it.
         self.listed = True
         self.looked = asyncio.Event()
+        # How long the way there and back took last.
+        self.way_s = 0.0
         self.models: dict[str, frozenset[int]] = {}
         self.signatures: dict[str, Signature] = {}
         # Models that it is not used for, whatever it says of them.
@@ -132,6 +134,7 @@ class Member:
         self.health.on_check_passed(
             ready=sighting.ready, started_at=started_at, now=time.monotonic()
         )
+        self.way_s = sighting.way_s
         if sighting.ready:
             self.models = sighting.models
         if self.health.state is State.HEALTHY:

@@ -46,7 +46,8 @@ BATCH_SECONDS = Histogram(
 )
 DISPATCHES = Counter(
     "headrace_gateway_dispatches",
-    "Batches sent, by what let them go: full, free (an endpoint had room), retry",
+    "Batches sent, by what let them go: full (as large as they should be), due (no time to wait), "
+    "paced (their turn), free (nothing under way), sequence, retry, probe",
     ["model", "reason"],
     registry=REGISTRY,
 )
@@ -54,6 +55,37 @@ FAILED_ATTEMPTS = Counter(
     "headrace_gateway_failed_attempts",
     "Batches that failed on an endpoint, by fault and by what became of them",
     ["model", "fault", "verdict"],
+    registry=REGISTRY,
+)
+DELAYED = Counter(
+    "headrace_gateway_delayed",
+    "Requests that missed their objective and went on behind all others",
+    ["model"],
+    registry=REGISTRY,
+)
+OVERLOAD = Gauge(
+    "headrace_gateway_overload_stage",
+    "Whom overload turned away in the last second: 0 nobody, 1 lower classes, 2 tenants over "
+    "their share, 3 everybody",
+    registry=REGISTRY,
+)
+PREDICTION = Histogram(
+    "headrace_gateway_batch_actual_over_predicted",
+    "Time of each batch over what was predicted for it",
+    ["model"],
+    registry=REGISTRY,
+    buckets=(0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2, 3, 5, 10),
+)
+ENDPOINT_RATIO = Gauge(
+    "headrace_gateway_endpoint_slowness",
+    "Time of an endpoint's batches over those of the fastest one",
+    ["endpoint", "model"],
+    registry=REGISTRY,
+)
+PROBES = Counter(
+    "headrace_gateway_probes",
+    "Copies of requests sent to slow endpoints to learn of them",
+    ["model"],
     registry=REGISTRY,
 )
 HEDGES = Counter(

@@ -6,6 +6,7 @@ each model that is already known. What the answers mean is decided in `policy.he
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -21,23 +22,29 @@ READY = "READY"
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """An endpoint's answer: whether it is ready, and the versions of each model ready on it."""
+    """An endpoint's answer: whether it is ready, and the versions of each model ready on it.
+
+    `way_s` is how long the way there and back took, for a question that needs no work.
+    """
 
     ready: bool
     models: dict[str, frozenset[int]]
+    way_s: float
 
 
 async def look(stub: Stub, known: Collection[str], timeout_s: float) -> Sighting:
     """Asks an endpoint how it is. Raises grpc.RpcError."""
+    asked_at = time.monotonic()
     reply = await stub.ServerReady(oip.ServerReadyRequest(), timeout=timeout_s)
+    way_s = time.monotonic() - asked_at
     if not reply.ready:
-        return Sighting(False, {})
+        return Sighting(False, {}, way_s)
     try:
-        return Sighting(True, await _index(stub, timeout_s))
+        return Sighting(True, await _index(stub, timeout_s), way_s)
     except grpc.RpcError as error:
         if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
             raise
-    return Sighting(True, await _ask_for(stub, known, timeout_s))
+    return Sighting(True, await _ask_for(stub, known, timeout_s), way_s)
 
 
 async def describe(stub: Stub, model: str, timeout_s: float) -> Signature:

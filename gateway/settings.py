@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -61,6 +61,9 @@ class GatewaySettings(ContentSettings, HttpSettings, ProtectedSettings):
     # answered later is refused at once, so that the others stay in time. Empty: deadlines alone
     # count. This is the one setting of scheduling that nothing can guess.
     latency_objective_ms: CommaSeparated = ()
+    # What happens to a request that can only miss its class's objective: refused, or answered late,
+    # behind all that can still be in time, while its own deadline lasts.
+    timeout_action: Literal["reject", "delay"] = "reject"
     # Share of the replicas' time by tenant while several wait, as "gold=4,free=1"; others weigh 1.
     # A tenant is an identity, or what the parameter `tenant` says where nobody has one.
     tenant_weights: CommaSeparated = ()

@@ -26,6 +26,7 @@ from gateway.policy.queue import QueueKey
 from gateway.policy.retry import RetryPolicy, Verdict
 from gateway.policy.schedule import Schedule
 from gateway.policy.sequences import Sequences
+from gateway.policy.speed import Observation
 from gateway.statistics import Ledger
 
 log = logger(__name__)
@@ -271,6 +272,7 @@ class Dispatcher:
             return
         address = self._schedule.probe(batch.key, now)
         if address is not None:
+            metrics.PROBES.labels(batch.key.model).inc()
             self._send(Delivery(batch.sample()), address, now, reason="probe")
 
     def _send_step(self, key: QueueKey, now: float) -> bool:
@@ -348,7 +350,7 @@ class Dispatcher:
         key = delivery.batch.key
         self._seats(key).on_ended(delivery.address)
         if isinstance(outcome, BatchReply):
-            self._schedule.on_answered(delivery_id, key, now)
+            self._show(key.model, self._schedule.on_answered(delivery_id, key, now))
         elif not key.decoupled:
             self._schedule.on_ended(delivery_id, key, now)
         metrics.INFLIGHT.set(len(self._flying))
@@ -371,6 +373,13 @@ class Dispatcher:
             return
         delivery.batch.complete(outcome, now)
         metrics.BATCH_SECONDS.labels(delivery.batch.key.model).observe(outcome.infer_s)
+
+    def _show(self, model: str, seen: Observation | None) -> None:
+        if seen is None or not seen.expected_s:
+            return
+        metrics.PREDICTION.labels(model).observe(seen.seconds / seen.expected_s)
+        ratio = self._schedule.ratio(seen.address, model)
+        metrics.ENDPOINT_RATIO.labels(seen.address, model).set(ratio)
 
     def _on_failure(self, delivery: Delivery, failure: Failure, now: float) -> None:
         batch = delivery.batch

@@ -12,7 +12,8 @@ from gateway.ingress.batch import Batch, expired, fail_all
 from gateway.ingress.generation import Generation
 from gateway.ingress.objective import REPLY_S
 from gateway.ingress.request import Request
-from gateway.policy.batching import Admit, Backlog, Fit, Outline, Quote, Reject, Snapshot
+from gateway.policy.batching import ADMIT, Admit, Backlog, Fit, Outline, Quote, Reject, Snapshot
+from gateway.policy.overload import Overload, Stage
 from gateway.policy.queue import QueueKey
 from gateway.policy.sequences import SequenceKey, Sequences
 from gateway.statistics import Ledger
@@ -21,6 +22,8 @@ from gateway.statistics import Ledger
 RETRY_AFTER_S = 0.1
 MILLISECONDS = 1000
 
+# Why a request misses its objective.
+_LATE = ("WOULD_BE_LATE", "DEADLINE_TOO_SHORT")
 _SHED = {
     "WOULD_BE_LATE": "no replica can answer it in time; the load is above what they can do",
     "GIVEN_UP": "given up for the requests behind it; the load is above what the replicas can do",
@@ -68,10 +71,20 @@ class Door(Protocol):
 class Ingress:
     """Holds the requests of a gateway until a batch takes them; implements `Door`."""
 
-    def __init__(self, backlog: Backlog[Request], ledger: Ledger, sequences: Sequences) -> None:
+    def __init__(
+        self,
+        backlog: Backlog[Request],
+        ledger: Ledger,
+        sequences: Sequences,
+        *,
+        late_priority: int = 0,
+    ) -> None:
+        """Requests that miss their objective go on in the class `late_priority`; 0 ends them."""
         self._backlog = backlog
         self._ledger = ledger
         self._sequences = sequences
+        self._late_priority = late_priority
+        self._overload = Overload()
         self._closed = False
 
     def offer(self, request: Request, now: float) -> Admit | Reject:
@@ -79,9 +92,13 @@ class Ingress:
 
         What `Backlog.offer` and `Sequences.offer` say, or DRAINING.
         """
+        self._overload.on_offered(request.priority, now)
         verdict = Reject("DRAINING") if self._closed else self._admit(request, now)
         if isinstance(verdict, Reject):
+            if verdict.reason in _LATE and self._delayed(request, now):
+                return ADMIT
             self._ledger.on_rejected(request.key.model, request.priority, verdict.reason)
+            self._turn_away(request, now)
         elif verdict.evicted:
             self._shed(list(verdict.evicted), "EVICTED", now)
         return verdict
@@ -162,6 +179,10 @@ class Ingress:
         queues = self._backlog.snapshot().queues
         return sum(queue.requests for queue in queues if queue.key.model == model)
 
+    def overload(self, now: float) -> Stage:
+        """Whom overload hits now."""
+        return self._overload.stage(now)
+
     def snapshot(self) -> Snapshot:
         """What waits now."""
         return self._backlog.snapshot()
@@ -195,11 +216,30 @@ class Ingress:
         """Ends requests that no replica is asked for: expired, or given up before that."""
         over, others = [], []
         for request in requests:
-            (over if request.deadline <= now + REPLY_S else others).append(request)
+            if request.deadline <= now + REPLY_S:
+                over.append(request)
+            elif reason == "EVICTED" or not self._delayed(request, now):
+                others.append(request)
+                self._turn_away(request, now)
         self._fail(over, expired(), now)
         self._fail(others, shed(reason), now)
         for request in others:
             self._ledger.on_shed(request.key.model, request.priority, reason)
+
+    def _delayed(self, request: Request, now: float) -> bool:
+        """Lets a request that misses its objective wait on, behind all that do not."""
+        late = self._late_priority
+        if not late or request.key.alone or request.priority == late or not request.has_objective:
+            return False
+        request.forget_objective(late)
+        if isinstance(self._backlog.offer(request, now), Reject):
+            return False
+        metrics.DELAYED.labels(request.key.model).inc()
+        return True
+
+    def _turn_away(self, request: Request, now: float) -> None:
+        over_share = self._backlog.over_share(request.tenant)
+        self._overload.on_turned_away(request.priority, over_share=over_share, now=now)
 
     def _fail(self, requests: list[Request], error: HeadraceError, now: float) -> None:
         by_model: dict[str, list[Request]] = {}

@@ -53,6 +53,7 @@ class Request:
         "deadline",
         "due_at",
         "forms",
+        "has_objective",
         "id",
         "key",
         "model",
@@ -133,12 +134,19 @@ class Request:
         if self.step is None and model.signature.states:
             raise sequence_required(model.name)
         self.due_at = objectives.due_at(self.priority, now, deadline)
+        self.has_objective = self.priority in objectives.by_class
         self.key = self._key()
 
     @property
     def answered(self) -> bool:
         """True once it ended, or its caller went away."""
         return self.answer.done()
+
+    def forget_objective(self, priority: int) -> None:
+        """From now on only its deadline counts, and its class is another; not while it waits."""
+        self.priority = priority
+        self.has_objective = False
+        self.due_at = NO_OBJECTIVES.due_at(priority, self.arrived_at, self.deadline)
 
     def _pad(self, limits: Limits) -> None:
         padder = padder_of(self.model.signature)

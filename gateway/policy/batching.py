@@ -218,6 +218,10 @@ class Backlog(Generic[R]):
             self._released(queue, gone)
         return gone
 
+    def over_share(self, tenant: str) -> bool:
+        """Whether more of the tenant waits than its weight grants."""
+        return self._shares.over_share(tenant)
+
     def give_up(self, key: QueueKey, waited_s: float, now: float) -> list[R]:
         """Takes the requests out of one queue that have waited that long."""
         queue = self._queues.get(key)

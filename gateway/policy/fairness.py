@@ -47,6 +47,14 @@ class Shares:
         """Of all tenants that wait; 0 if none does."""
         return sum([self.weight(tenant) for tenant in self._waiting])
 
+    def over_share(self, tenant: str) -> bool:
+        """Whether more of the tenant waits than its weight grants; False where none else waits."""
+        others = len(self._waiting) - (tenant in self._waiting)
+        if not others:
+            return False
+        count, total = self._waiting.get(tenant, 0), sum(self._waiting.values())
+        return count * self.total_weight() > total * self.weight(tenant)
+
     def on_waiting(self, tenant: str) -> None:
         """One more request of the tenant waits."""
         count = self._waiting.get(tenant, 0)

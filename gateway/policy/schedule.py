@@ -28,10 +28,12 @@ from gateway.policy.batching import Fit, Outline, Quote
 from gateway.policy.latency import BatchLatency
 from gateway.policy.pacing import Fleet, Pace, best_rows
 from gateway.policy.queue import INFINITY, QueueKey
-from gateway.policy.speed import PROBE_EVERY_S, Speeds
+from gateway.policy.speed import PROBE_EVERY_S, Observation, Speeds, SpeedSnapshot
 
 # Share of the best batch that may be sent to an endpoint with another one in flight.
 FOLLOWING_SHARE = 0.5
+# Of a new measurement of the way in the average.
+WAY_WEIGHT = 0.1
 # Where the way there and back takes less than this share of a batch, one in flight is enough.
 WAY_SHARE = 0.05
 # What the fleet can do is added up anew this often at most, times the endpoints it has.
@@ -116,8 +118,9 @@ class Schedule:
         self._wake_at = INFINITY
 
     def on_way(self, seconds: float) -> None:
-        """So long takes the way to an endpoint and back, without any work."""
-        self._way_s = seconds
+        """So long took the way to an endpoint and back, without any work."""
+        weight = WAY_WEIGHT if self._way_s else 1.0
+        self._way_s += weight * (seconds - self._way_s)
 
     def on_endpoints(self, now: float) -> None:
         """Endpoints came, went, or serve other models."""
@@ -134,10 +137,11 @@ class Schedule:
         model.flights += 1
         self._refresh(key.model, now)
 
-    def on_answered(self, flight_id: int, key: QueueKey, now: float) -> None:
-        """A batch was answered."""
-        self._speeds.on_answered(flight_id, now)
+    def on_answered(self, flight_id: int, key: QueueKey, now: float) -> Observation | None:
+        """A batch was answered; what that tells of its endpoint."""
+        seen = self._speeds.on_answered(flight_id, now)
         self._on_landed(key, now)
+        return seen
 
     def on_ended(self, flight_id: int, key: QueueKey, now: float) -> None:
         """A batch ended otherwise, or was only asked to learn of its endpoint."""
@@ -171,6 +175,14 @@ class Schedule:
         After `next(now)` returned None it is later than `now`.
         """
         return None if self._wake_at == INFINITY else self._wake_at
+
+    def ratio(self, address: str, model: str) -> float:
+        """How much longer the endpoint takes than the fastest one."""
+        return self._speeds.ratio(address, model)
+
+    def speeds(self) -> dict[tuple[str, str], SpeedSnapshot]:
+        """By endpoint and model."""
+        return self._speeds.snapshot()
 
     def snapshot(self) -> dict[str, ModelSnapshot]:
         """By model."""

@@ -43,6 +43,15 @@ class _Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Observation:
+    """What a batch at an endpoint took, and was expected to take; 0 if nothing was known."""
+
+    address: str
+    expected_s: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class SpeedSnapshot:
     """What is known of one endpoint and model; `ratio` is to the fastest endpoint."""
 
@@ -68,16 +77,18 @@ class Speeds:
         flight = _Flight(address, model, rows, now, ends_at)
         endpoint.flights[flight_id] = self._flights[flight_id] = flight
 
-    def on_answered(self, flight_id: int, now: float) -> None:
-        """The endpoint answered it: with outputs, or with an error that took it as long."""
+    def on_answered(self, flight_id: int, now: float) -> Observation | None:
+        """The endpoint answered it; None if the endpoint is none of ours any more."""
         flight = self._forget(flight_id)
         if flight is None:
-            return
+            return None
         endpoint = self._endpoints[flight.address]
         seconds = now - max(flight.sent_at, endpoint.answered_at)
         endpoint.answered_at = now
         latency = self.latency(flight.address, flight.model)
+        expected_s = latency.predict(flight.rows)
         latency.on_batch(flight.rows, seconds)
+        return Observation(flight.address, expected_s, seconds)
 
     def on_ended(self, flight_id: int) -> None:
         """It ended without an answer."""

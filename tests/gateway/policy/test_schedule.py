@@ -68,7 +68,9 @@ class World:
             rows, flight = sum(item.rows for item in batch), next(self._ids)
             self.balance.on_sent(order.address)
             self.schedule.on_sent(flight, order.key, order.address, rows, self.now)
-            queued = [ends for address, _, ends in self.flights.values() if address == order.address]
+            queued = [
+                ends for address, _, ends in self.flights.values() if address == order.address
+            ]
             seconds = (ALPHA_S + BETA_S * rows) * self.factors[order.address]
             self.flights[flight] = order.address, batch, max([self.now, *queued]) + seconds
         return orders
