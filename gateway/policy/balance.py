@@ -87,6 +87,10 @@ class Balance:
             if seat.inflight < self._max_inflight:
                 yield seat.inflight, address
 
+    def candidates(self, model: str, version: int, avoid: Collection[str]) -> Iterator[str]:
+        """The same, whether they have room or not."""
+        return (address for address, _ in self._rotation(model, version, avoid))
+
     def addresses(self) -> Collection[str]:
         """All endpoints, whatever they serve."""
         return self._seats.keys()

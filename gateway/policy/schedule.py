@@ -273,13 +273,9 @@ class Schedule:
         return found[2] if found is not None else self._last_resort(model, version, avoid)
 
     def _last_resort(self, model: str, version: int, avoid: Collection[str]) -> str | None:
-        """Any with nothing in flight, where only slow or overdue ones serve the model at all."""
-        fit_for_use = [
-            address
-            for address in self._balance.serving(model)
-            if address not in avoid and not self._speeds.slow(address, model)
-        ]
-        if fit_for_use:
+        """Any with nothing in flight, where only slow ones may be asked at all."""
+        candidates = self._balance.candidates(model, version, avoid)
+        if not all(self._speeds.slow(address, model) for address in candidates):
             return None
         for inflight, address in self._balance.open(model, version, avoid):
             if not inflight:

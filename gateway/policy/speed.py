@@ -17,6 +17,8 @@ from gateway.policy.latency import BatchLatency, LatencySnapshot
 from gateway.policy.pacing import Fleet
 
 SLOW = 3.0
+# And by so much: below that it is the noise of two processes that share a machine.
+SLOW_AT_LEAST_S = 0.002
 # Of the span that is expected, and never so soon that a stall of this process looks like theirs.
 OVERDUE = 3.0
 OVERDUE_AT_LEAST_S = 0.05
@@ -135,7 +137,8 @@ class Speeds:
     def slow(self, address: str, model: str) -> bool:
         """Whether the endpoint is much slower than the fastest, as of the last `fleet`."""
         fastest_s = self._fastest.get(model, 0.0)
-        return fastest_s > 0 and self.latency(address, model).predict(1) > SLOW * fastest_s
+        seconds = self.latency(address, model).predict(1)
+        return fastest_s > 0 and seconds > _slow_s(fastest_s)
 
     def ratio(self, address: str, model: str) -> float:
         """How much longer the endpoint takes than the fastest; 1 if nothing is known."""
@@ -154,7 +157,7 @@ class Speeds:
             self._fastest.pop(model, None)
             return Fleet()
         fastest_s = self._fastest[model] = min(latency.predict(1) for latency in known)
-        usable = [item for item in known if item.predict(1) <= SLOW * fastest_s]
+        usable = [item for item in known if item.predict(1) <= _slow_s(fastest_s)]
         best = min(usable, key=lambda latency: latency.predict(1))
         # Those of which nothing is known yet count as one of the others.
         unknown = sum(not self.latency(address, model).known for address in addresses)
@@ -195,3 +198,8 @@ class Speeds:
         if flight is not None:
             del self._endpoints[flight.address].flights[flight_id]
         return flight
+
+
+def _slow_s(fastest_s: float) -> float:
+    """Seconds beyond which an endpoint is slow."""
+    return max(SLOW * fastest_s, fastest_s + SLOW_AT_LEAST_S)

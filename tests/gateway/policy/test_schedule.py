@@ -203,6 +203,16 @@ def test_where_all_are_slow_or_stuck_an_idle_one_is_asked_all_the_same():
     assert [order.address for order in world.pump()] == ["b"]
 
 
+def test_a_pinned_version_is_asked_for_where_it_is_however_slow():
+    world = World("a", "b")
+    world.factors["b"] = 10.0
+    world.teach()
+    world.balance.on_endpoint("b", {"m": frozenset({2})}, now=world.now)
+    world.schedule.on_endpoints(world.now)
+    world.ask(100.0, key=key(version=2, max_rows=16))
+    assert [order.address for order in world.pump()] == ["b"]
+
+
 def test_a_second_batch_is_sent_only_where_the_way_is_long_and_only_half_full():
     world = World("a", inflight=2)
     world.teach()
