@@ -229,7 +229,7 @@ class Ingress:
     def _delayed(self, request: Request, now: float) -> bool:
         """Lets a request that misses its objective wait on, behind all that do not."""
         late = self._late_priority
-        if not late or request.key.alone or request.priority == late or not request.has_objective:
+        if not late or request.key.alone or request.priority == late or not request.objective_binds:
             return False
         request.forget_objective(late)
         if isinstance(self._backlog.offer(request, now), Reject):
@@ -300,6 +300,6 @@ def _too_short(request: Request) -> HeadraceError:
     """Not even an idle replica is fast enough for it."""
     span_ms = (request.due_at - request.arrived_at) * MILLISECONDS
     what = f"model {request.key.model!r} takes longer than the {span_ms:.0f} ms that"
-    if request.due_at < request.deadline:
+    if request.objective_binds:
         return ResourceExhausted("DEADLINE_TOO_SHORT", f"{what} the latency objective leaves")
     return DeadlineExceeded("DEADLINE_TOO_SHORT", f"{what} the deadline leaves")

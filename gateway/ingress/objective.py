@@ -34,6 +34,10 @@ class Objectives:
                 by_class[rank] = _milliseconds(span) / MILLISECONDS
         return cls(by_class)
 
+    def bind(self, priority: int, arrived_at: float, deadline: float) -> bool:
+        """Whether the objective ends before the deadline."""
+        return arrived_at + self.by_class.get(priority, float("inf")) < deadline
+
     def due_at(self, priority: int, arrived_at: float, deadline: float) -> float:
         """By when a replica must have answered a request."""
         objective_s = self.by_class.get(priority)

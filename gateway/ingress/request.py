@@ -53,10 +53,10 @@ class Request:
         "deadline",
         "due_at",
         "forms",
-        "has_objective",
         "id",
         "key",
         "model",
+        "objective_binds",
         "order",
         "padded",
         "priority",
@@ -134,7 +134,7 @@ class Request:
         if self.step is None and model.signature.states:
             raise sequence_required(model.name)
         self.due_at = objectives.due_at(self.priority, now, deadline)
-        self.has_objective = self.priority in objectives.by_class
+        self.objective_binds = objectives.bind(self.priority, now, deadline)
         self.key = self._key()
 
     @property
@@ -145,7 +145,7 @@ class Request:
     def forget_objective(self, priority: int) -> None:
         """From now on only its deadline counts, and its class is another; not while it waits."""
         self.priority = priority
-        self.has_objective = False
+        self.objective_binds = False
         self.due_at = NO_OBJECTIVES.due_at(priority, self.arrived_at, self.deadline)
 
     def _pad(self, limits: Limits) -> None:

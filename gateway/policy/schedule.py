@@ -36,8 +36,10 @@ FOLLOWING_SHARE = 0.5
 WAY_WEIGHT = 0.1
 # Where the way there and back takes less than this share of a batch, one in flight is enough.
 WAY_SHARE = 0.05
-# What the fleet can do is added up anew this often at most, times the endpoints it has.
+# What the fleet can do is added up anew after each change while it is small, then this often at
+# most, times the endpoints it has more than a few.
 ADD_UP_EVERY_S = 20e-6
+FEW = 16
 # Endpoints this much slower than the fastest are asked after the others.
 NOTICEABLE = 1.5
 
@@ -300,8 +302,10 @@ class Schedule:
 
     def _refresh(self, name: str, now: float) -> None:
         model = self._model(name, now)
-        if now - model.added_up_at >= ADD_UP_EVERY_S * len(model.addresses):
+        if now - model.added_up_at >= ADD_UP_EVERY_S * max(len(model.addresses) - FEW, 0):
             self._add_up(name, model, now)
+        else:
+            self._quote(name, model)
 
     def _add_up(self, name: str, model: _Model, now: float) -> None:
         model.fleet = self._speeds.fleet(name, model.addresses, now)
@@ -325,7 +329,9 @@ class Schedule:
             name,
             Quote(
                 fleet.margin * fleet.seconds(1),
-                fleet.seconds(best) / (fleet.replicas * best),
+                fleet.margin * fleet.beta_s,
+                best,
+                fleet.seconds(best) / fleet.replicas,
                 model.free_at,
                 model.pace.dispatched_at + quote_s(fleet),
             ),

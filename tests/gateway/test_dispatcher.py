@@ -25,9 +25,11 @@ from gateway.dispatch.delivery import Failure, OnOutcome, failure_of, lost
 from gateway.dispatch.dispatcher import Dispatcher, Spans
 from gateway.ingress.batch import Batch, BatchReply
 from gateway.ingress.door import Ingress, refusal
+from gateway.ingress.objective import NO_OBJECTIVES, Objectives
 from gateway.ingress.request import Request
 from gateway.policy.balance import Balance
 from gateway.policy.batching import ADMIT, Backlog, Reject
+from gateway.policy.overload import Stage
 from gateway.policy.retry import Fault, RetryPolicy
 from gateway.policy.schedule import Schedule
 from gateway.policy.sequences import Sequences
@@ -70,14 +72,28 @@ class Carrier:
 class House:
     """A dispatcher with its door, on a clock of the test's."""
 
-    def __init__(self, *addresses: str, max_inflight: int = 1) -> None:
+    def __init__(
+        self,
+        *addresses: str,
+        max_inflight: int = 1,
+        hedging: bool = True,
+        objectives: Objectives = NO_OBJECTIVES,
+        late_priority: int = 0,
+        max_requests: int = 100,
+    ) -> None:
         self.now = 0.0
+        self.hedging = hedging
+        self.objectives = objectives
+        self.retry = RetryPolicy(max_attempts=3)
         self.carrier = Carrier()
         self.balance = Balance(max_inflight=max_inflight)
         self.ledger = Ledger()
         self.sequences = Sequences(max_sequences=4, idle_s=50.0, origin=3)
         self.ingress = Ingress(
-            Backlog(max_requests=100, max_bytes=10**6), self.ledger, self.sequences
+            Backlog(max_requests=max_requests, max_bytes=10**6),
+            self.ledger,
+            self.sequences,
+            late_priority=late_priority,
         )
         self.dispatcher = Dispatcher(
             self.ingress,
@@ -86,9 +102,9 @@ class House:
             generations=Balance(max_inflight=1),
             schedule=Schedule(self.ingress, self.balance, Speeds()),
             sequences=self.sequences,
-            retry=RetryPolicy(max_attempts=3),
+            retry=self.retry,
             ledger=self.ledger,
-            spans=Spans(attempt_s=5.0, unavailable_s=2.0),
+            spans=Spans(attempt_s=5.0, unavailable_s=2.0, hedging=hedging),
             clock=lambda: self.now,
         )
         for address in addresses:
@@ -134,6 +150,7 @@ class House:
             MODEL,
             now=self.now,
             deadline=self.now + timeout_s,
+            objectives=self.objectives,
             answer=asyncio.get_running_loop().create_future(),
         )
 
@@ -322,6 +339,162 @@ async def test_what_waits_after_a_split_ends_at_its_deadline():
     await house.turn(4.0)
     for request in requests:
         assert isinstance(request.answer.exception(), DeadlineExceeded)
+
+
+async def taught(house: House, span_s: float = 0.1) -> None:
+    """Each endpoint answered some batches after so long."""
+    for _ in range(20):
+        house.ask(1.0)
+        await house.turn()
+        house.now += span_s
+        house.carrier.answer(house.only_sent())
+        await house.turn()
+    house.carrier.log.clear()
+
+
+async def test_an_overdue_batch_goes_to_another_endpoint_too_and_is_answered_once():
+    house = House("a", "b")
+    await taught(house)
+    request = house.ask(1.0)
+    await house.turn()
+    stuck = house.only_sent()
+    await house.turn(0.2)
+    assert len(house.carrier.sent) == 1, "twice as long is not three times"
+    await house.turn(0.2)
+    assert sorted(address for address, _ in house.carrier.log) == ["a", "b"]
+    (other,) = house.carrier.sent.keys() - {stuck}
+    house.carrier.answer(other)
+    assert values_of(request) == [2.0]
+    house.carrier.answer(stuck)
+    await house.turn()
+    counters = house.ledger.of("m")
+    assert (counters.succeeded, counters.failed) == (21, 0)
+    assert set(house.balance.snapshot().inflight.values()) == {0}
+
+
+@pytest.mark.parametrize("first_fails", [True, False])
+async def test_a_hedged_batch_fails_only_with_both_of_its_attempts(first_fails):
+    house = House("a", "b")
+    await taught(house)
+    request = house.ask(1.0)
+    await house.turn()
+    stuck = house.only_sent()
+    await house.turn(0.4)
+    (other,) = house.carrier.sent.keys() - {stuck}
+    failing, going = (stuck, other) if first_fails else (other, stuck)
+    house.carrier.fail(failing, lost())
+    await house.turn()
+    assert list(house.carrier.sent) == [going], "no third attempt while one is out"
+    house.carrier.answer(going)
+    assert values_of(request) == [2.0]
+
+
+async def test_a_hedge_that_finds_no_endpoint_goes_nowhere_once_the_first_one_answered():
+    house = House("a", "b")
+    await taught(house)
+    house.balance.on_sent("b")
+    request = house.ask(1.0)
+    await house.turn()
+    stuck = house.only_sent()
+    await house.turn(0.5)
+    house.carrier.answer(stuck)
+    assert values_of(request) == [2.0]
+    house.balance.on_ended("b")
+    await house.turn()
+    assert house.carrier.log == [("a", 1)]
+
+
+async def test_without_tokens_or_by_setting_nothing_is_hedged():
+    for house in (House("a", "b", hedging=False), House("a", "b")):
+        await taught(house)
+        while house.hedging and house.retry.take_hedge():
+            pass
+        request = house.ask(1.0)
+        await house.turn()
+        await house.turn(1.0)
+        assert len(house.carrier.log) == 1
+        house.carrier.answer(house.only_sent())
+        assert values_of(request) == [2.0]
+
+
+async def test_a_slow_endpoint_is_asked_a_copy_that_nobody_waits_for():
+    house = House("a", "b")
+    for _ in range(40):
+        request = house.ask(1.0, 2.0)
+        await house.turn()
+        for delivery_id, (address, _, _) in list(house.carrier.sent.items()):
+            house.now += 1.0 if address == "b" else 0.1
+            house.carrier.answer(delivery_id)
+        await house.turn()
+        assert request.answered
+    house.now += 1.0
+    house.carrier.log.clear()
+    request = house.ask(1.0, 2.0)
+    await house.turn()
+    assert house.carrier.log == [("a", 2), ("b", 2)]
+    first, copy = house.carrier.sent
+    house.carrier.answer(copy)
+    assert not request.answered, "the copy is no answer"
+    house.carrier.answer(first)
+    assert values_of(request) == [2.0, 4.0]
+    executions = sum(entry.executions for _, entry in house.ledger.of("m").versions)
+    assert executions == 41
+
+
+async def test_what_would_be_late_is_refused_at_once_and_told_when_to_come_back():
+    house = House("a")
+    await taught(house, 1.0)
+    for _ in range(5):
+        house.ask(1.0, timeout_s=4.0)
+    for _ in range(9):
+        house.ingress.offer(house.made(1.0, timeout_s=4.0), house.now)
+    refused = house.refused(timeout_s=4.0)
+    assert (refused.code.name, refused.reason) == ("RESOURCE_EXHAUSTED", "WOULD_BE_LATE")
+    assert refused.retry_after_s > 0
+    short = house.refused(timeout_s=0.5)
+    assert (short.code.name, short.reason) == ("DEADLINE_EXCEEDED", "DEADLINE_TOO_SHORT")
+    assert "takes longer than the 499 ms that the deadline leaves" in short.message
+
+
+async def test_an_objective_counts_like_a_deadline_or_lets_late_ones_go_on():
+    for late_priority in (0, 4):
+        house = House("a", objectives=Objectives({2: 2.5}), late_priority=late_priority)
+        await taught(house, 1.0)
+        house.ask(1.0)
+        await house.turn()
+        waiting = [house.ask(float(number)) for number in range(1, 3)]
+        await house.turn(0.5)
+        if not late_priority:
+            for _ in range(9):
+                house.ingress.offer(house.made(1.0), house.now)
+            refused = house.refused()
+            assert (refused.code.name, refused.reason) == ("RESOURCE_EXHAUSTED", "WOULD_BE_LATE")
+            assert house.ingress.overload(house.now) == Stage.EVERYBODY
+            continue
+        late = house.ask(9.0)
+        while late.priority != 4:
+            late = house.ask(9.0)
+        await house.turn(0.5)
+        for _ in range(4):
+            for delivery_id in list(house.carrier.sent):
+                house.carrier.answer(delivery_id)
+            await house.turn(0.5)
+        assert values_of(late) == [18.0]
+        assert all(request.answered for request in waiting)
+
+
+async def test_an_evicted_request_is_told_so():
+    house = House("a", max_requests=1)
+    house.ask(0.0)
+    await house.turn()
+    low = house.ask(1.0, priority=3)
+    request = house.made(2.0, priority=1)
+    verdict = house.ingress.offer(request, house.now)
+    assert verdict.evicted == (low,)
+    error = low.answer.exception()
+    assert (error.code.name, error.reason) == ("RESOURCE_EXHAUSTED", "EVICTED")
+    assert house.ingress.overload(house.now) == Stage.LOWER_CLASSES
+    assert house.ledger.of("m").shed == 1
 
 
 async def test_a_cancelled_request_is_not_sent():

@@ -160,7 +160,7 @@ def test_nobody_is_evicted_from_a_sequence():
     assert waiting.offer(Item(key(), priority=1), 0.0) == Reject("QUEUE_FULL")
 
 
-QUOTE = Quote(first_s=2.0, row_s=0.5, free_at=0.0, until=1000.0)
+QUOTE = Quote(first_s=2.0, more_s=0.5, best=1, batch_s=0.5, until=1000.0)
 
 
 def test_what_would_be_late_is_refused_and_told_when_it_would_not_be():
@@ -173,6 +173,15 @@ def test_what_would_be_late_is_refused_and_told_when_it_would_not_be():
     assert waiting.offer(Item(key(), due_at=10.0), 6.0) == Reject("WOULD_BE_LATE", 0.5)
     assert waiting.offer(Item(key(), due_at=8.0), 6.1) == Reject("DEADLINE_TOO_SHORT")
     assert waiting.offer(Item(key("unknown"), due_at=6.3), 6.1) is ADMIT
+
+
+def test_a_request_rides_with_what_leaves_just_before_it():
+    quote = Quote(first_s=1.0, more_s=0.1, best=4, batch_s=1.5, free_at=10.0)
+    ends = [quote.ends_at(ahead, 1, 4, 9.0) for ahead in (0, 1, 3, 4, 9)]
+    assert ends == pytest.approx([11.0, 11.1, 11.3, 12.5, 14.1])
+    ends = [quote.ends_at(ahead, 1, 6, 9.0) for ahead in (3, 4, 5, 6)]
+    assert ends == pytest.approx([11.3, 11.4, 11.5, 12.7]), "a larger batch, if it may be"
+    assert quote.ends_at(0, 3, 4, 20.0) == pytest.approx(21.2)
 
 
 def test_only_what_leaves_before_a_request_counts_against_it():
@@ -200,7 +209,7 @@ def test_nobody_is_refused_for_a_tenant_that_floods():
 
 def test_an_old_quote_refuses_nobody():
     waiting = backlog()
-    waiting.quote("m", Quote(first_s=2.0, row_s=0.5, until=10.0))
+    waiting.quote("m", Quote(first_s=2.0, best=1, batch_s=0.5, until=10.0))
     assert waiting.offer(Item(key(), due_at=11.0), 10.0) == Reject("DEADLINE_TOO_SHORT")
     assert waiting.offer(Item(key(), due_at=11.0), 10.1) is ADMIT
     assert waiting.prune(10.2) == []
@@ -278,9 +287,10 @@ class Life(RuleBasedStateMachine):
         if verdict.reason == "QUEUE_BYTES_FULL":
             assert sum(each.size_bytes for each in self.waiting) + size > self.MAX_BYTES
 
-    @rule(model=st.sampled_from("ab"), first=st.floats(0, 2), row=st.floats(0, 0.5))
-    def quote(self, model, first, row):
-        self.core.quote(model, Quote(first, row, self.now, self.now + 3.0))
+    @rule(model=st.sampled_from("ab"), first=st.floats(0, 2), more=st.floats(0, 0.5))
+    def quote(self, model, first, more):
+        quote = Quote(first, more, best=4, batch_s=more, free_at=self.now, until=self.now + 3.0)
+        self.core.quote(model, quote)
 
     @rule(span=st.floats(0.1, 3.0))
     def pass_time(self, span):
