@@ -14,16 +14,26 @@ from gateway.member import Member
 from gateway.policy.balance import Balance
 from gateway.policy.batching import QueueSnapshot
 from gateway.policy.health import State
+from gateway.policy.overload import Stage
+from gateway.policy.schedule import Schedule
 from gateway.statistics import Ledger
 from protos.headrace.v1 import gateway_pb2 as admin
 
 SERVICE = "headrace.v1.GatewayAdmin"
+MILLISECONDS = 1000
 
 _STATES = {
     State.UNKNOWN: admin.ENDPOINT_STATE_UNKNOWN,
     State.HEALTHY: admin.ENDPOINT_STATE_HEALTHY,
     State.EJECTED: admin.ENDPOINT_STATE_EJECTED,
     State.DRAINING: admin.ENDPOINT_STATE_DRAINING,
+}
+
+_STAGES = {
+    Stage.NOBODY: admin.OVERLOAD_STAGE_NOBODY,
+    Stage.LOWER_CLASSES: admin.OVERLOAD_STAGE_LOWER_CLASSES,
+    Stage.TENANTS_OVER_SHARE: admin.OVERLOAD_STAGE_TENANTS_OVER_SHARE,
+    Stage.EVERYBODY: admin.OVERLOAD_STAGE_EVERYBODY,
 }
 
 
@@ -35,6 +45,7 @@ class AdminServicer:
         fleet: Fleet,
         balance: Balance,
         dispatcher: Dispatcher,
+        schedule: Schedule,
         ingress: Ingress,
         catalog: Catalog,
         ledger: Ledger,
@@ -44,6 +55,7 @@ class AdminServicer:
         self._fleet = fleet
         self._balance = balance
         self._dispatcher = dispatcher
+        self._schedule = schedule
         self._ingress = ingress
         self._catalog = catalog
         self._ledger = ledger
@@ -54,12 +66,17 @@ class AdminServicer:
         self, _request: admin.GatewayGetStatusRequest, _call: Call
     ) -> admin.GatewayGetStatusResponse:
         """Endpoints, queues and counters now."""
-        queues = self._ingress.snapshot().queues
+        now, waiting = time.monotonic(), self._ingress.snapshot()
         return admin.GatewayGetStatusResponse(
             endpoints=[self._endpoint(member) for member in self._fleet.members()],
-            models=[self._model(name, queues) for name in self._catalog.names()],
+            models=[self._model(name, waiting.queues) for name in self._catalog.names()],
             draining=self._draining(),
-            uptime_s=time.monotonic() - self._started_at,
+            uptime_s=now - self._started_at,
+            overload=_STAGES[self._ingress.overload(now)],
+            tenants=[
+                admin.TenantStatus(tenant=name, queued_requests=tenant.waiting, rows=tenant.rows)
+                for name, tenant in sorted(waiting.tenants.items())
+            ],
         )
 
     async def DrainEndpoint(  # noqa: N802
@@ -94,7 +111,24 @@ class AdminServicer:
             models=sorted(member.models),
             streaming=member.endpoint.streaming,
             error=complaint or health.error,
+            speeds=self._speeds(member.address),
         )
+
+    def _speeds(self, address: str) -> list[admin.ModelSpeed]:
+        return [
+            admin.ModelSpeed(
+                model=model,
+                batch_ms=speed.latency.alpha_s * MILLISECONDS,
+                row_ms=speed.latency.beta_s * MILLISECONDS,
+                slowness=speed.latency.slowness,
+                margin=speed.latency.margin,
+                ratio=speed.ratio,
+                slow=speed.slow,
+                batches=speed.latency.batches,
+            )
+            for (endpoint, model), speed in sorted(self._schedule.speeds().items())
+            if endpoint == address
+        ]
 
     def _agreed(self, member: Member) -> list[str]:
         return [
@@ -104,6 +138,7 @@ class AdminServicer:
     def _model(self, name: str, queues: tuple[QueueSnapshot, ...]) -> admin.GatewayModelStatus:
         counters = self._ledger.of(name)
         waiting = [queue for queue in queues if queue.key.model == name]
+        pace = self._schedule.snapshot().get(name)
         return admin.GatewayModelStatus(
             model=name,
             queued_requests=sum(queue.requests for queue in waiting),
@@ -115,4 +150,8 @@ class AdminServicer:
             batches=counters.batches,
             rows=counters.rows,
             retries=counters.retries,
+            shed=counters.shed,
+            arriving_rows_per_s=pace.rate if pace else 0.0,
+            endpoints_by_speed=pace.fleet.replicas if pace else 0.0,
+            best_batch_rows=pace.best if pace else 0,
         )

@@ -225,6 +225,7 @@ class Gateway:
             self._fleet,
             self._balance,
             self._dispatcher,
+            self._schedule,
             self._ingress,
             self._catalog,
             self._ledger,

@@ -99,10 +99,11 @@ class _Model:
 
 @dataclass(frozen=True, slots=True)
 class ModelSnapshot:
-    """Rows a second that arrive, replicas by speed, seconds of a batch as such and per row."""
+    """Rows a second that arrive, the replicas taken together, rows of the batch to aim at."""
 
     rate: float
     fleet: Fleet
+    best: int
 
 
 class Schedule:
@@ -189,7 +190,8 @@ class Schedule:
     def snapshot(self) -> dict[str, ModelSnapshot]:
         """By model."""
         return {
-            name: ModelSnapshot(model.rate, model.fleet) for name, model in self._models.items()
+            name: ModelSnapshot(model.rate, model.fleet, model.best)
+            for name, model in self._models.items()
         }
 
     def _by_urgency(self) -> list[QueueKey]:

@@ -110,6 +110,33 @@ def endpoint_row(endpoint: gateway_pb2.EndpointStatus) -> Row:
     }
 
 
+def speed_rows(endpoint: gateway_pb2.EndpointStatus) -> list[Row]:
+    """What is learned of an endpoint's batches, one row a model."""
+    return [
+        {
+            "endpoint": endpoint.address,
+            "model": speed.model,
+            "batch_ms": round(speed.batch_ms, 3),
+            "row_ms": round(speed.row_ms, 4),
+            "slowness": round(speed.slowness, 2),
+            "margin": round(speed.margin, 2),
+            "ratio": round(speed.ratio, 2),
+            "slow": speed.slow,
+            "batches": speed.batches,
+        }
+        for speed in endpoint.speeds
+    ]
+
+
+def tenant_row(tenant: gateway_pb2.TenantStatus) -> Row:
+    """A tenant as one row."""
+    return {
+        "tenant": tenant.tenant or "(none)",
+        "queued": tenant.queued_requests,
+        "rows": tenant.rows,
+    }
+
+
 def gateway_model_row(model: gateway_pb2.GatewayModelStatus) -> Row:
     """A model at the gateway as one row."""
     return {
@@ -118,7 +145,10 @@ def gateway_model_row(model: gateway_pb2.GatewayModelStatus) -> Row:
         "succeeded": model.succeeded,
         "failed": model.failed,
         "rejected": model.rejected,
+        "shed": model.shed,
         "batches": model.batches,
         "rows_per_batch": model.rows / model.batches if model.batches else 0.0,
+        "best_rows": model.best_batch_rows,
+        "rows_per_s": round(model.arriving_rows_per_s, 1),
         "retries": model.retries,
     }

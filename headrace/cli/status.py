@@ -25,21 +25,48 @@ def status(
     ] = "127.0.0.1:8003",
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Show endpoints, models, versions, staleness and failures of a running system."""
-    from headrace.cli.calls import GATEWAY_ADMIN, calling, endpoint_row, gateway_model_row
+    """Show endpoints, models, speeds, overload, versions and failures of a running system."""
+    from headrace.cli.calls import (
+        GATEWAY_ADMIN,
+        calling,
+        endpoint_row,
+        gateway_model_row,
+        speed_rows,
+        state_name,
+        tenant_row,
+    )
     from protos.headrace.v1 import gateway_pb2
 
     with calling(gateway, GATEWAY_ADMIN) as stub:
         seen = stub.GetStatus(gateway_pb2.GatewayGetStatusRequest(), timeout=STATUS_TIMEOUT_S)
     endpoints = [endpoint_row(endpoint) for endpoint in seen.endpoints]
     models = [gateway_model_row(model) for model in seen.models]
+    speeds = [row for endpoint in seen.endpoints for row in speed_rows(endpoint)]
+    tenants = [tenant_row(tenant) for tenant in seen.tenants]
+    overload = state_name(gateway_pb2.OverloadStage, seen.overload, "OVERLOAD_STAGE_")
     replicas = _replica_rows(seen)
     if output is Format.JSON:
-        print_json({"endpoints": endpoints, "models": models, "replicas": replicas})
+        print_json(
+            {
+                "endpoints": endpoints,
+                "models": models,
+                "speeds": speeds,
+                "tenants": tenants,
+                "overload_turns_away": overload,
+                "replicas": replicas,
+            }
+        )
         return
     print_rows(endpoints, output, empty="the gateway has no endpoints")
     typer.echo()
     print_rows(models, output, empty="the gateway knows no model yet")
+    typer.echo()
+    print_rows(speeds, output, empty="no batch was answered yet")
+    if any(tenant.tenant for tenant in seen.tenants):
+        typer.echo()
+        print_rows(tenants, output, empty="")
+    typer.echo()
+    typer.echo(f"overload turns away: {overload}")
     typer.echo()
     print_rows(replicas, output, empty="no replica answers")
 

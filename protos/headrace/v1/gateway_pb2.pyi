@@ -14,14 +14,27 @@ class EndpointState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ENDPOINT_STATE_HEALTHY: _ClassVar[EndpointState]
     ENDPOINT_STATE_EJECTED: _ClassVar[EndpointState]
     ENDPOINT_STATE_DRAINING: _ClassVar[EndpointState]
+
+class OverloadStage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OVERLOAD_STAGE_UNSPECIFIED: _ClassVar[OverloadStage]
+    OVERLOAD_STAGE_NOBODY: _ClassVar[OverloadStage]
+    OVERLOAD_STAGE_LOWER_CLASSES: _ClassVar[OverloadStage]
+    OVERLOAD_STAGE_TENANTS_OVER_SHARE: _ClassVar[OverloadStage]
+    OVERLOAD_STAGE_EVERYBODY: _ClassVar[OverloadStage]
 ENDPOINT_STATE_UNSPECIFIED: EndpointState
 ENDPOINT_STATE_UNKNOWN: EndpointState
 ENDPOINT_STATE_HEALTHY: EndpointState
 ENDPOINT_STATE_EJECTED: EndpointState
 ENDPOINT_STATE_DRAINING: EndpointState
+OVERLOAD_STAGE_UNSPECIFIED: OverloadStage
+OVERLOAD_STAGE_NOBODY: OverloadStage
+OVERLOAD_STAGE_LOWER_CLASSES: OverloadStage
+OVERLOAD_STAGE_TENANTS_OVER_SHARE: OverloadStage
+OVERLOAD_STAGE_EVERYBODY: OverloadStage
 
 class EndpointStatus(_message.Message):
-    __slots__ = ("address", "state", "inflight_batches", "inflight_rows", "batches", "failures", "models", "streaming", "error")
+    __slots__ = ("address", "state", "inflight_batches", "inflight_rows", "batches", "failures", "models", "streaming", "error", "speeds")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     INFLIGHT_BATCHES_FIELD_NUMBER: _ClassVar[int]
@@ -31,6 +44,7 @@ class EndpointStatus(_message.Message):
     MODELS_FIELD_NUMBER: _ClassVar[int]
     STREAMING_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    SPEEDS_FIELD_NUMBER: _ClassVar[int]
     address: str
     state: EndpointState
     inflight_batches: int
@@ -40,10 +54,41 @@ class EndpointStatus(_message.Message):
     models: _containers.RepeatedScalarFieldContainer[str]
     streaming: bool
     error: str
-    def __init__(self, address: _Optional[str] = ..., state: _Optional[_Union[EndpointState, str]] = ..., inflight_batches: _Optional[int] = ..., inflight_rows: _Optional[int] = ..., batches: _Optional[int] = ..., failures: _Optional[int] = ..., models: _Optional[_Iterable[str]] = ..., streaming: _Optional[bool] = ..., error: _Optional[str] = ...) -> None: ...
+    speeds: _containers.RepeatedCompositeFieldContainer[ModelSpeed]
+    def __init__(self, address: _Optional[str] = ..., state: _Optional[_Union[EndpointState, str]] = ..., inflight_batches: _Optional[int] = ..., inflight_rows: _Optional[int] = ..., batches: _Optional[int] = ..., failures: _Optional[int] = ..., models: _Optional[_Iterable[str]] = ..., streaming: _Optional[bool] = ..., error: _Optional[str] = ..., speeds: _Optional[_Iterable[_Union[ModelSpeed, _Mapping]]] = ...) -> None: ...
+
+class ModelSpeed(_message.Message):
+    __slots__ = ("model", "batch_ms", "row_ms", "slowness", "margin", "ratio", "slow", "batches")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    BATCH_MS_FIELD_NUMBER: _ClassVar[int]
+    ROW_MS_FIELD_NUMBER: _ClassVar[int]
+    SLOWNESS_FIELD_NUMBER: _ClassVar[int]
+    MARGIN_FIELD_NUMBER: _ClassVar[int]
+    RATIO_FIELD_NUMBER: _ClassVar[int]
+    SLOW_FIELD_NUMBER: _ClassVar[int]
+    BATCHES_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    batch_ms: float
+    row_ms: float
+    slowness: float
+    margin: float
+    ratio: float
+    slow: bool
+    batches: int
+    def __init__(self, model: _Optional[str] = ..., batch_ms: _Optional[float] = ..., row_ms: _Optional[float] = ..., slowness: _Optional[float] = ..., margin: _Optional[float] = ..., ratio: _Optional[float] = ..., slow: _Optional[bool] = ..., batches: _Optional[int] = ...) -> None: ...
+
+class TenantStatus(_message.Message):
+    __slots__ = ("tenant", "queued_requests", "rows")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    queued_requests: int
+    rows: int
+    def __init__(self, tenant: _Optional[str] = ..., queued_requests: _Optional[int] = ..., rows: _Optional[int] = ...) -> None: ...
 
 class GatewayModelStatus(_message.Message):
-    __slots__ = ("model", "queued_requests", "queued_rows", "queued_bytes", "succeeded", "failed", "rejected", "batches", "rows", "retries")
+    __slots__ = ("model", "queued_requests", "queued_rows", "queued_bytes", "succeeded", "failed", "rejected", "batches", "rows", "retries", "shed", "arriving_rows_per_s", "endpoints_by_speed", "best_batch_rows")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     QUEUED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     QUEUED_ROWS_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +99,10 @@ class GatewayModelStatus(_message.Message):
     BATCHES_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     RETRIES_FIELD_NUMBER: _ClassVar[int]
+    SHED_FIELD_NUMBER: _ClassVar[int]
+    ARRIVING_ROWS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_BY_SPEED_FIELD_NUMBER: _ClassVar[int]
+    BEST_BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
     model: str
     queued_requests: int
     queued_rows: int
@@ -64,23 +113,31 @@ class GatewayModelStatus(_message.Message):
     batches: int
     rows: int
     retries: int
-    def __init__(self, model: _Optional[str] = ..., queued_requests: _Optional[int] = ..., queued_rows: _Optional[int] = ..., queued_bytes: _Optional[int] = ..., succeeded: _Optional[int] = ..., failed: _Optional[int] = ..., rejected: _Optional[int] = ..., batches: _Optional[int] = ..., rows: _Optional[int] = ..., retries: _Optional[int] = ...) -> None: ...
+    shed: int
+    arriving_rows_per_s: float
+    endpoints_by_speed: float
+    best_batch_rows: int
+    def __init__(self, model: _Optional[str] = ..., queued_requests: _Optional[int] = ..., queued_rows: _Optional[int] = ..., queued_bytes: _Optional[int] = ..., succeeded: _Optional[int] = ..., failed: _Optional[int] = ..., rejected: _Optional[int] = ..., batches: _Optional[int] = ..., rows: _Optional[int] = ..., retries: _Optional[int] = ..., shed: _Optional[int] = ..., arriving_rows_per_s: _Optional[float] = ..., endpoints_by_speed: _Optional[float] = ..., best_batch_rows: _Optional[int] = ...) -> None: ...
 
 class GatewayGetStatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class GatewayGetStatusResponse(_message.Message):
-    __slots__ = ("endpoints", "models", "draining", "uptime_s")
+    __slots__ = ("endpoints", "models", "draining", "uptime_s", "overload", "tenants")
     ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     UPTIME_S_FIELD_NUMBER: _ClassVar[int]
+    OVERLOAD_FIELD_NUMBER: _ClassVar[int]
+    TENANTS_FIELD_NUMBER: _ClassVar[int]
     endpoints: _containers.RepeatedCompositeFieldContainer[EndpointStatus]
     models: _containers.RepeatedCompositeFieldContainer[GatewayModelStatus]
     draining: bool
     uptime_s: float
-    def __init__(self, endpoints: _Optional[_Iterable[_Union[EndpointStatus, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[GatewayModelStatus, _Mapping]]] = ..., draining: _Optional[bool] = ..., uptime_s: _Optional[float] = ...) -> None: ...
+    overload: OverloadStage
+    tenants: _containers.RepeatedCompositeFieldContainer[TenantStatus]
+    def __init__(self, endpoints: _Optional[_Iterable[_Union[EndpointStatus, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[GatewayModelStatus, _Mapping]]] = ..., draining: _Optional[bool] = ..., uptime_s: _Optional[float] = ..., overload: _Optional[_Union[OverloadStage, str]] = ..., tenants: _Optional[_Iterable[_Union[TenantStatus, _Mapping]]] = ...) -> None: ...
 
 class DrainEndpointRequest(_message.Message):
     __slots__ = ("address",)
