@@ -101,14 +101,15 @@ class Bounds:
 class Outline:
     """What dispatch sees of a queue: rows and requests in it, and its first request.
 
-    `due_at` is that of the first request; `budget_s` is how long one in the middle has, from its
-    arrival until it is due; `oldest_at` is a bound on the first arrival.
+    `due_at` is that of the first request, `tightest_at` the earliest of all; `budget_s` is how long
+    one in the middle has, from its arrival until it is due; `oldest_at` bounds the first arrival.
     """
 
     rows: int
     requests: int
     priority: int
     due_at: float
+    tightest_at: float
     budget_s: float
     oldest_at: float
 
@@ -272,6 +273,7 @@ class Backlog(Generic[R]):
             queue.count,
             first.priority,
             first.due_at,
+            queue.earliest,
             middle.due_at - middle.arrived_at,
             queue.oldest_at,
         )

@@ -138,7 +138,8 @@ class Schedule:
         model = self._model(key.model, now)
         model.pace.dispatched_at = now
         model.flights += 1
-        self._refresh(key.model, now)
+        self._free_at(key.model, model, now)
+        self._quote(key.model, model)
 
     def on_answered(self, flight_id: int, key: QueueKey, now: float) -> Observation | None:
         """A batch was answered; what that tells of its endpoint."""
@@ -209,40 +210,71 @@ class Schedule:
         return outline.priority, outline.due_at - fleet.margin * fleet.seconds(1)
 
     def _order(self, key: QueueKey, now: float) -> Order | None:
-        outline = self._queues.outline(key)
         address = self.pick(key.model, key.version, (), now)
-        if outline is None or address is None:
+        outline = self._queues.outline(key) if address is not None else None
+        if address is None or outline is None:
             return None
         model = self._model(key.model, now)
-        model.rate = model.pace.rate(self._queues.arrived(key.model), now)
-        most = max(key.max_rows, 1)
-        best = best_rows(model.fleet, outline.budget_s, most, self._tuning.preferred)
-        if best != model.best:
-            model.best = best
-            self._quote(key.model, model)
+        best = self._best(key, model, outline, now)
+        if self._balance.inflight(address) and outline.rows < best * FOLLOWING_SHARE:
+            return None
         latency = self._speeds.latency(address, key.model)
         begins_at = max(now, self._speeds.ends_at(address))
         until = self._until(model, outline, best, latency, begins_at)
         if outline.rows < best and now < until:
             self._wake_at = min(self._wake_at, until)
             return None
+        return self._cut(key, address, outline, latency, begins_at, best, now)
+
+    def _cut(
+        self,
+        key: QueueKey,
+        address: str,
+        outline: Outline,
+        latency: BatchLatency,
+        begins_at: float,
+        best: int,
+        now: float,
+    ) -> Order | None:
+        """The batch that leaves now, as large as is in time; None if what is left may wait."""
+        most = max(key.max_rows, 1)
+        room = most
 
         def fit(due_at: float) -> int:
             return latency.fit(due_at - begins_at)
 
-        self._queues.trim(key, fit, best, now)
-        outline = self._queues.outline(key)
-        if outline is None:
-            return None
-        room = self._queues.room(key, fit, most)
-        rows = min(outline.rows, room)
-        until = self._until(model, outline, best, latency, begins_at)
-        if rows < best and rows == outline.rows and now < until:
-            self._wake_at = min(self._wake_at, until)
-            return None
-        if self._balance.inflight(address) and rows < best * FOLLOWING_SHARE:
-            return None
-        return Order(key, address, room if key.max_rows else 0, _reason(rows, best, outline, model))
+        if fit(outline.tightest_at) < min(most, outline.rows):
+            before = outline.rows
+            self._queues.trim(key, fit, best, now)
+            left = self._queues.outline(key)
+            if left is None:
+                return None
+            outline, room = left, self._queues.room(key, fit, most)
+            model = self._model(key.model, now)
+            if outline.rows < before and outline.rows <= room and outline.rows < best:
+                until = self._until(model, outline, best, latency, begins_at)
+                if now < until:
+                    self._wake_at = min(self._wake_at, until)
+                    return None
+        reason = self._reason(key, min(outline.rows, room), best, outline)
+        return Order(key, address, room if key.max_rows else 0, reason)
+
+    def _best(self, key: QueueKey, model: _Model, outline: Outline, now: float) -> int:
+        """Rows of the batch to aim at."""
+        model.rate = model.pace.rate(self._queues.arrived(key.model), now)
+        most = max(key.max_rows, 1)
+        best = best_rows(model.fleet, outline.budget_s, most, self._tuning.preferred)
+        if best != model.best:
+            model.best = best
+            self._quote(key.model, model)
+        return best
+
+    def _reason(self, key: QueueKey, rows: int, best: int, outline: Outline) -> str:
+        if rows >= best:
+            return "full"
+        if rows < outline.rows:
+            return "due"
+        return "paced" if self._models[key.model].flights else "free"
 
     def _until(
         self, model: _Model, outline: Outline, best: int, latency: BatchLatency, begins_at: float
@@ -312,6 +344,14 @@ class Schedule:
     def _add_up(self, name: str, model: _Model, now: float) -> None:
         model.fleet = self._speeds.fleet(name, model.addresses, now)
         model.added_up_at = now
+        self._free_at(name, model, now)
+        self._quote(name, model)
+
+    def _free_at(self, name: str, model: _Model, now: float) -> None:
+        """Of a large fleet somebody is free soon, and finding out when costs too much."""
+        if model.flights < len(model.addresses) or len(model.addresses) > FEW:
+            model.free_at = now
+            return
         model.free_at = min(
             (
                 self._speeds.ends_at(address)
@@ -320,7 +360,6 @@ class Schedule:
             ),
             default=now,
         )
-        self._quote(name, model)
 
     def _quote(self, name: str, model: _Model) -> None:
         fleet, best = model.fleet, model.best
@@ -343,11 +382,3 @@ class Schedule:
 def quote_s(fleet: Fleet) -> float:
     """Seconds for which what is known may refuse requests without a batch that confirms it."""
     return PROBE_EVERY_S + fleet.margin * fleet.seconds(1)
-
-
-def _reason(rows: int, best: int, outline: Outline, model: _Model) -> str:
-    if rows >= best:
-        return "full"
-    if rows < outline.rows:
-        return "due"
-    return "paced" if model.fleet.replicas > 1 else "free"

@@ -147,10 +147,21 @@ def test_a_batch_is_no_larger_than_its_first_request_allows():
     tight = world.ask(0.1 + 5.5 * 0.01 * 1.03 + 0.1 * 0.03)
     for _ in range(3):
         world.ask()
-    (order,) = world.pump()
-    assert order.rows == 5
+    world.pump()
     ((_, batch, ends_at),) = world.flights.values()
     assert tight in batch and len(batch) == 4 and ends_at <= tight.due_at
+
+
+def test_a_batch_is_cut_where_one_row_more_would_make_its_first_request_late():
+    world = World("a")
+    world.teach()
+    tight = world.ask(0.1 + 12.5 * 0.01 * 1.03 + 0.1 * 0.03)
+    for _ in range(12):
+        world.ask()
+    (order,) = world.pump()
+    assert (order.rows, order.reason) == (12, "due")
+    ((_, batch, ends_at),) = world.flights.values()
+    assert tight in batch and len(batch) == 12 and ends_at <= tight.due_at
 
 
 def test_a_head_that_would_keep_the_batch_small_is_given_up():
