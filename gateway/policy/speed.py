@@ -38,6 +38,8 @@ class _Flight:
 @dataclass(slots=True)
 class _Endpoint:
     latencies: dict[str, BatchLatency] = field(default_factory=dict)
+    # Models of which it answered a batch.
+    warm: set[str] = field(default_factory=set)
     # Ids of what is in flight, in order of sending.
     flights: dict[int, _Flight] = field(default_factory=dict)
     answered_at: float = float("-inf")
@@ -80,7 +82,7 @@ class Speeds:
         endpoint.flights[flight_id] = self._flights[flight_id] = flight
 
     def on_answered(self, flight_id: int, now: float) -> Observation | None:
-        """The endpoint answered it; None if the endpoint is none of ours any more."""
+        """The endpoint answered it; None if that teaches nothing: its first batch of the model."""
         flight = self._forget(flight_id)
         if flight is None:
             return None
@@ -88,6 +90,10 @@ class Speeds:
         seconds = now - max(flight.sent_at, endpoint.answered_at)
         endpoint.answered_at = now
         latency = self.latency(flight.address, flight.model)
+        if flight.model not in endpoint.warm:
+            # The first batch pays for the connection, and for all that was not yet warm.
+            endpoint.warm.add(flight.model)
+            return None
         expected_s = latency.predict(flight.rows)
         latency.on_batch(flight.rows, seconds)
         return Observation(flight.address, expected_s, seconds)
