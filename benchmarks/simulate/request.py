@@ -9,7 +9,7 @@ from gateway.policy.queue import QueueKey
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """As `gateway.policy.queue.Queued`; `answered_at` is infinite until it is, `lost` why it was not."""
+    """A `gateway.policy.queue.Queued`; `answered_at` is infinite until then, `lost` says why not."""
 
     key: QueueKey
     arrived_at: float
