@@ -9,7 +9,7 @@ from gateway.policy.queue import QueueKey
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """A `gateway.policy.queue.Queued`; `answered_at` is infinite until then, `lost` says why not."""
+    """A `gateway.policy.queue.Queued`; until it is answered `answered_at` is infinite."""
 
     key: QueueKey
     arrived_at: float
