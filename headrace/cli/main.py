@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli import access, channels, predict, services, status, train, up, versions
+from headrace.cli import access, channels, load, predict, services, status, train, up, versions
 
 app = typer.Typer(
     name="headrace",
@@ -27,6 +27,7 @@ services.register(app)
 versions.register(app)
 channels.register(app)
 predict.register(app)
+load.register(app)
 status.register(app)
 train.register(app)
 access.register(app)

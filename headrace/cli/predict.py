@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,8 +90,7 @@ def parsed_inputs(texts: list[str], signature: Signature) -> dict[str, Any]:
 
     specs = {spec.name: spec for spec in signature.inputs}
     arrays = {}
-    for text in texts:
-        name, _, value = text.partition("=")
+    for name, value in _named(texts):
         if name not in specs:
             raise InvalidArgument(
                 "UNKNOWN_INPUT", f"input {name!r} is unknown; expected {', '.join(specs)}"
@@ -101,6 +101,17 @@ def parsed_inputs(texts: list[str], signature: Signature) -> dict[str, Any]:
             array = array[None]
         arrays[name] = array
     return arrays
+
+
+def read_arrays(texts: Sequence[str]) -> dict[str, Any]:
+    """Arrays from name=value texts, as they are. Raises InvalidArgument (BAD_INPUT)."""
+    return {name: _read(name, value) for name, value in _named(texts)}
+
+
+def _named(texts: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for text in texts:
+        name, _, value = text.partition("=")
+        yield name, value
 
 
 def _read(name: str, value: str) -> Any:
