@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Callable
 
 from chassis.oip import SERVICE
 from chassis.protection import protection_of
@@ -31,7 +32,7 @@ from gateway.plane import DataPlane
 from gateway.policy.balance import Balance
 from gateway.policy.batching import Backlog
 from gateway.policy.retry import RetryPolicy
-from gateway.policy.schedule import Schedule, Tuning
+from gateway.policy.schedule import Queues, Schedule, Tuning
 from gateway.policy.sequences import ORIGIN_BITS, Sequences
 from gateway.policy.speed import Speeds
 from gateway.registry_redis import RedisDirectory
@@ -82,7 +83,7 @@ class Gateway:
             link=Link(settings.max_message_bytes, settings.endpoint_access()),
             models=settings.models,
         )
-        self._schedule = Schedule(self._ingress, self._balance, Speeds(), _tuning(settings))
+        self._schedule = self.make_schedule(self._ingress, self._balance, _tuning(settings))
         self._dispatcher = Dispatcher(
             self._ingress,
             self._fleet,
@@ -94,6 +95,7 @@ class Gateway:
             ledger=self._ledger,
             spans=Spans(settings.attempt_timeout_s, settings.unavailable_wait_s, settings.hedging),
         )
+        objectives = settings.objectives()
         self._memory = settings.open_shared_memory()
         self._plane = DataPlane(
             self._ingress,
@@ -109,7 +111,7 @@ class Gateway:
                 settings.max_stream_responses,
             ),
             priorities=Priorities(settings.priority_levels, settings.default_priority_level),
-            objectives=settings.objectives(),
+            objectives=objectives,
             limits=settings.limits(settings.max_message_bytes),
             memory=self._memory,
         )
@@ -120,7 +122,7 @@ class Gateway:
             waiting=self._ingress.waiting_of,
         )
         self._fleet.attend(self._repository)
-        self._fleet.attend(_Ways(self._schedule))
+        self._fleet.attend(_Ways(self._schedule.on_way, objectives.on_way))
         self._servicer = InferenceServicer(
             self._plane,
             self._catalog,
@@ -154,6 +156,10 @@ class Gateway:
         self._changed = asyncio.Event()
         self._fleet.subscribe(self._dispatcher.on_endpoints)
         self._fleet.subscribe(self._changed.set)
+
+    def make_schedule(self, queues: Queues, balance: Balance, tuning: Tuning) -> Schedule:
+        """What decides on batches; another one may be put here to be measured."""
+        return Schedule(queues, balance, Speeds(), tuning)
 
     async def run(self) -> None:
         """Serves until SIGTERM or SIGINT, then drains. Raises InvalidArgument (PORT_IN_USE)."""
@@ -257,14 +263,15 @@ def _late_priority(settings: GatewaySettings) -> int:
 
 
 class _Ways:
-    """Tells the schedule how long the way to healthy endpoints takes; see `fleet.Attendant`."""
+    """Tells those concerned how long the way to healthy endpoints takes; a `fleet.Attendant`."""
 
-    def __init__(self, schedule: Schedule) -> None:
-        self._schedule = schedule
+    def __init__(self, *listeners: Callable[[float], None]) -> None:
+        self._listeners = listeners
 
     def on_checked(self, member: Member) -> None:
         """As `Attendant.on_checked`."""
-        self._schedule.on_way(member.way_s)
+        for listener in self._listeners:
+            listener(member.way_s)
 
     def on_left(self, address: str) -> None:
         """As `Attendant.on_left`."""

@@ -10,7 +10,6 @@ from chassis.sequences import SequenceId, lost, not_started
 from gateway import metrics
 from gateway.ingress.batch import Batch, expired, fail_all
 from gateway.ingress.generation import Generation
-from gateway.ingress.objective import REPLY_S
 from gateway.ingress.request import Request
 from gateway.policy.batching import ADMIT, Admit, Backlog, Fit, Outline, Quote, Reject, Snapshot
 from gateway.policy.overload import Overload, Stage
@@ -216,7 +215,7 @@ class Ingress:
         """Ends requests that no replica is asked for: expired, or given up before that."""
         over, others = [], []
         for request in requests:
-            if request.deadline <= now + REPLY_S:
+            if request.due_at <= now and not request.objective_binds:
                 over.append(request)
             elif reason == "EVICTED" or not self._delayed(request, now):
                 others.append(request)

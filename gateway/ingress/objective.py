@@ -8,17 +8,22 @@ from dataclasses import dataclass, field
 from chassis.errors import InvalidArgument
 
 MILLISECONDS = 1000
-# What is left of a deadline for the way back from a replica's answer to the caller's, at most.
+# What is left of a deadline for the way from a replica's answer to the caller, at least; measured
+# ways (`Objectives.on_way`) say how much more.
 REPLY_S = 0.001
 # Of a short deadline no more than this share.
 REPLY_SHARE = 0.05
+# Of a new measurement in the average.
+WAY_WEIGHT = 0.1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Objectives:
     """Seconds by class; a class without one has only its requests' deadlines."""
 
     by_class: Mapping[int, float] = field(default_factory=dict)
+    # Seconds from a replica's answer to the caller.
+    reply_s: float = REPLY_S
 
     @classmethod
     def of(cls, texts: Sequence[str], levels: int) -> Objectives:
@@ -34,6 +39,10 @@ class Objectives:
                 by_class[rank] = _milliseconds(span) / MILLISECONDS
         return cls(by_class)
 
+    def on_way(self, seconds: float) -> None:
+        """So long took a question to an endpoint, through the same loop as answers to callers."""
+        self.reply_s += WAY_WEIGHT * (max(seconds, REPLY_S) - self.reply_s)
+
     def bind(self, priority: int, arrived_at: float, deadline: float) -> bool:
         """Whether the objective ends before the deadline."""
         return arrived_at + self.by_class.get(priority, float("inf")) < deadline
@@ -43,7 +52,7 @@ class Objectives:
         objective_s = self.by_class.get(priority)
         if objective_s is not None:
             deadline = min(deadline, arrived_at + objective_s)
-        return deadline - min(REPLY_S, (deadline - arrived_at) * REPLY_SHARE)
+        return deadline - min(self.reply_s, (deadline - arrived_at) * REPLY_SHARE)
 
 
 NO_OBJECTIVES = Objectives()

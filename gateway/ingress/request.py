@@ -146,7 +146,7 @@ class Request:
         """From now on only its deadline counts, and its class is another; not while it waits."""
         self.priority = priority
         self.objective_binds = False
-        self.due_at = NO_OBJECTIVES.due_at(priority, self.arrived_at, self.deadline)
+        self.due_at = self.deadline
 
     def _pad(self, limits: Limits) -> None:
         padder = padder_of(self.model.signature)
