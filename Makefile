@@ -18,7 +18,7 @@ BUF := $(BIN)/buf
 export PYTHON
 
 .PHONY: help setup kubectl up test check lint types contracts proto-checks manifests \
-	protos protos-release bench load fuzz gpu-check format clean
+	protos protos-release bench bench-scheduling fuzz gpu-check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
@@ -78,8 +78,8 @@ fuzz: setup ## 120,000 damaged and hostile requests at live servers (ARGS="--see
 bench: setup ## measure the serving path; a table and bench-results/*.json (ARGS="...")
 	@$(BIN)/python -m benchmarks.serving $(ARGS)
 
-load: setup ## put a model of any OIP server under open-loop load (ARGS="digits --rate 200")
-	@$(BIN)/headrace load $(ARGS)
+bench-scheduling: setup ## goodput through overload and failures, beside baselines; 10 minutes (ARGS="--no-baselines")
+	@$(BIN)/python -m benchmarks.scheduling $(ARGS)
 
 gpu-check: $(if $(filter $(BIN)/python,$(PYTHON_BIN)),setup) ## run what needs a GPU (PYTHON_BIN=python3 brings its own torch)
 	@$(PYTHON_BIN) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' \

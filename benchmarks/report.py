@@ -71,7 +71,7 @@ class Report:
 
     settings: Mapping[str, Any]
     models: list[ModelReport] = field(default_factory=list)
-    conditions: Mapping[str, Any] = field(default_factory=lambda: conditions())
+    conditions: Mapping[str, Any] = field(default_factory=lambda: conditions("benchmarks.serving"))
 
     @property
     def failed(self) -> int:
@@ -100,12 +100,12 @@ def table_console() -> Console:
     return Console(width=max(WIDTH, Console().width), highlight=False)
 
 
-def conditions() -> dict[str, Any]:
+def conditions(module: str) -> dict[str, Any]:
     """Date, command, machine and versions, as they are when the run begins."""
     date = datetime.fromtimestamp(wall_time_ms() / 1000, UTC)
     return {
         "date": date.isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "benchmarks.serving", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
         "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
         # Above about 0 before anything was started: other work shares the cores.

@@ -1,0 +1,59 @@
+"""The scheduling benchmark: every request counted once, baselines served, a report to read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from rich.console import Console
+
+from benchmarks.scheduling.plant import POLICIES, Plant
+from benchmarks.scheduling.report import Report
+from benchmarks.scheduling.scenarios import Bench, Line, Measurement, measurements
+
+SMALL = Plant(replicas=2, alpha_ms=40.0, beta_ms=5.0, most_rows=8, objective_ms=400.0)
+
+
+def line(policy: str, offered: float, scenario: str = "offered load") -> Line:
+    return Line(
+        scenario, policy, offered, "all", 100, 0.5, 0.9, 0.0, 10.0, 20.0, reasons={"QUEUE_FULL": 10}
+    )
+
+
+def test_the_capacity_is_that_of_the_best_batch():
+    assert (SMALL.best_rows, SMALL.capacity) == (8, 200.0)
+    assert Plant(objective_ms=1.0).best_rows == 1
+    assert Plant().capacity == pytest.approx(4 * 16 / 0.6)
+
+
+def test_every_policy_meets_every_load_and_only_ours_meets_failures():
+    planned = list(measurements(3.0, baselines=True, failures=True))
+    loads = [what for what in planned if what.scenario == "offered load"]
+    assert len(loads) == 7 * len(POLICIES)
+    assert {what.policy for what in planned if what not in loads} == {"headrace"}
+    assert len(list(measurements(3.0, baselines=False, failures=False))) == 7
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_load_on_the_real_stack(policy):
+    (found,) = Bench(SMALL).run(Measurement("offered load", policy, 0.5, 2.0))
+    assert found.requests > 50
+    assert found.in_time + found.late == pytest.approx(1.0), found
+    assert not found.failed and found.tries >= found.requests
+    assert 0 < found.p50_ms <= found.p99_ms
+
+
+def test_a_report_is_printed_written_and_drawn(tmp_path):
+    report = Report(SMALL, 3.0)
+    found = [line("headrace", 0.5), line("timer", 2.0), line("headrace", 0.6, "a flood")]
+    report.lines.extend(found)
+    with (tmp_path / "out").open("w") as output:
+        report.print(Console(width=200, file=output))
+    text = (tmp_path / "out").read_text()
+    assert "capacity 200 rows/s" in text and "a flood" in text and "10 QUEUE_FULL" in text
+    report.write(tmp_path / "new" / "found.json")
+    written = json.loads((tmp_path / "new" / "found.json").read_text())
+    assert written["capacity_rows_per_s"] == 200.0 and len(written["lines"]) == 3
+    report.draw(tmp_path / "found.svg")
+    assert (tmp_path / "found.svg").read_text().count("<svg") == 1
