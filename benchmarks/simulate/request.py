@@ -1,7 +1,8 @@
-"""A simulated request, and what became of it."""
+"""A simulated request, and what became of it: one answer or one loss, never both."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.policy.queue import QueueKey
@@ -9,7 +10,11 @@ from gateway.policy.queue import QueueKey
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """A `gateway.policy.queue.Queued`; until it is answered `answered_at` is infinite."""
+    """A `gateway.policy.queue.Queued`; until it is answered `answered_at` is infinite.
+
+    `lost` tells why it has no answer; `tries` counts the client's attempts before this one;
+    `retry_after_s` is what a refusal told.
+    """
 
     key: QueueKey
     arrived_at: float
@@ -21,9 +26,28 @@ class Request:
     order: int = 0
     answered_at: float = float("inf")
     lost: str = ""
-    attempts: int = 0
+    tries: int = 0
+    retry_after_s: float | None = None
+    on_lost: Callable[[Request], None] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has its answer or is lost."""
+        return self.answered_at < float("inf") or self.lost != ""
 
     @property
     def in_time(self) -> bool:
         """Whether it was answered when it was due."""
         return self.answered_at <= self.due_at
+
+    def answer(self, now: float) -> None:
+        """It is answered. Raises AssertionError if it had ended before."""
+        assert not self.ended, f"answered after its end: {self}"
+        self.answered_at = now
+
+    def lose(self, why: str) -> None:
+        """It ends without an answer. Raises AssertionError if it had ended before."""
+        assert not self.ended, f"lost after its end: {self}"
+        self.lost = why
+        if self.on_lost is not None:
+            self.on_lost(self)

@@ -1,0 +1,1 @@
+"""The situations that are simulated, by theme."""
