@@ -81,6 +81,9 @@ bench: setup ## measure the serving path; a table and bench-results/*.json (ARGS
 bench-scheduling: setup ## goodput through overload and failures, beside baselines; 10 minutes (ARGS="--no-baselines")
 	@$(BIN)/python -m benchmarks.scheduling $(ARGS)
 
+simulate: setup ## the gateway's policies in simulated time, beside baselines (ARGS="--quick")
+	@$(BIN)/python -m benchmarks.simulate $(ARGS)
+
 gpu-check: $(if $(filter $(BIN)/python,$(PYTHON_BIN)),setup) ## run what needs a GPU (PYTHON_BIN=python3 brings its own torch)
 	@$(PYTHON_BIN) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' \
 		|| { echo "gpu-check: torch finds no CUDA device here; nothing was run" >&2; exit 1; }
