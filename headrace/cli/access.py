@@ -21,7 +21,7 @@ CaOption = Annotated[
 CertOption = Annotated[Path | None, typer.Option("--cert", help="PEM client certificate.")]
 KeyOption = Annotated[Path | None, typer.Option("--key", help="Its PEM key.")]
 
-# What the options before the command said; a process runs one command.
+# What the options before the running command said; empty when no command runs.
 _given: dict[str, Path] = {}
 
 
@@ -30,10 +30,11 @@ def register(app: typer.Typer) -> None:
     app.command("token")(token)
 
 
-def remember(**options: Path | None) -> None:
-    """Keeps the options for the command that follows."""
-    _given.clear()
+def remember(context: typer.Context, **options: Path | None) -> None:
+    """Keeps the options for the command that follows, until its end."""
     _given.update({name: value for name, value in options.items() if value is not None})
+    # Where commands run inside another program, what one was given is not for the next caller.
+    context.call_on_close(_given.clear)
 
 
 def credentials() -> Credentials:

@@ -41,6 +41,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print it."),
@@ -51,7 +52,7 @@ def options(
     key: access.KeyOption = None,
 ) -> None:
     """Keeps a PyTorch model training and serves its newest good weights over gRPC."""
-    access.remember(token_file=token_file, ca=ca, cert=cert, key=key)
+    access.remember(context, token_file=token_file, ca=ca, cert=cert, key=key)
 
 
 def main() -> int:

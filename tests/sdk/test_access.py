@@ -12,6 +12,7 @@ from chassis.identities import digest_text
 from chassis.protection import Protection
 from chassis.tls import ServerTls
 from headrace import AsyncClient, Client
+from headrace.cli.access import credentials as credentials_given
 from headrace.cli.main import app
 from tests.chassis.certificates import Authority
 from tests.sdk.oip_server import OipServer
@@ -100,6 +101,7 @@ def test_commands_take_them_before_the_command_or_from_the_environment(
     flags = ["--ca", str(authority.file), "--token-file", str(token_file)]
     given = CliRunner().invoke(app, [*flags, *command], catch_exceptions=False)
     assert json.loads(given.stdout)["outputs"] == {"y": [[4]]}
+    assert not {"ca", "token"} & set(credentials_given())
     with pytest.raises(Unavailable):
         CliRunner().invoke(app, command, catch_exceptions=False)
     monkeypatch.setenv("HEADRACE_CLIENT_CA", str(authority.file))
