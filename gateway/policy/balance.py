@@ -44,12 +44,17 @@ class Balance:
     def __init__(self, *, max_inflight: int) -> None:
         self._max_inflight = max_inflight
         self._seats: dict[str, _Seat] = {}
+        # Those with room, in rotation: a large fleet is busy most of the time, and to look at all
+        # of it for each request would cost more than everything else.
+        self._open: dict[str, _Seat] = {}
         self._unserved_since: dict[str, float] = {}
         self._tenures = 0
 
     def on_endpoint(self, address: str, serves: Serves, *, now: float) -> None:
         """The endpoint takes batches of these models from now on, and of no other."""
         seat = self._seats.setdefault(address, _Seat())
+        if seat.inflight < self._max_inflight:
+            self._open.setdefault(address, seat)
         before, seat.serves = seat.serves, dict(serves)
         self._note_outages(before, now)
         for model in before.keys() - serves.keys():
@@ -63,33 +68,38 @@ class Balance:
     def on_removed(self, address: str, *, now: float) -> None:
         """The endpoint is gone for good."""
         seat = self._seats.pop(address, None)
+        self._open.pop(address, None)
         if seat is not None:
             self._note_outages(seat.serves, now)
 
     def on_sent(self, address: str) -> None:
         """A batch went to the endpoint."""
-        # Kept in rotation: who has waited longest for a batch comes first.
-        seat = self._seats[address] = self._seats.pop(address)
+        seat = self._seats[address]
         seat.inflight += 1
+        # Kept in rotation: who has waited longest for a batch comes first.
+        self._open.pop(address, None)
+        if seat.inflight < self._max_inflight:
+            self._open[address] = seat
 
     def on_ended(self, address: str) -> None:
         """A batch sent to the endpoint was answered, failed or was given up."""
         seat = self._seats.get(address)
         if seat is not None:
             seat.inflight -= 1
+            if seat.inflight < self._max_inflight:
+                self._open.setdefault(address, seat)
 
     def open(self, model: str, version: int, avoid: Collection[str]) -> Iterator[tuple[int, str]]:
         """Batches in flight and address of each endpoint with room, in rotation.
 
         Those of a pinned version only, if any says that it holds it.
         """
-        for address, seat in self._rotation(model, version, avoid):
-            if seat.inflight < self._max_inflight:
-                yield seat.inflight, address
+        for address, seat in self._serving(self._open, model, version, avoid):
+            yield seat.inflight, address
 
     def candidates(self, model: str, version: int, avoid: Collection[str]) -> Iterator[str]:
         """The same, whether they have room or not."""
-        return (address for address, _ in self._rotation(model, version, avoid))
+        return (address for address, _ in self._serving(self._seats, model, version, avoid))
 
     def addresses(self) -> Collection[str]:
         """All endpoints, whatever they serve."""
@@ -125,9 +135,7 @@ class Balance:
 
     def has_room(self) -> bool:
         """Whether any endpoint could take a batch of some model."""
-        return any(
-            seat.serves and seat.inflight < self._max_inflight for seat in self._seats.values()
-        )
+        return any(seat.serves for seat in self._open.values())
 
     def unserved_since(self, model: str) -> float | None:
         """Since when no endpoint takes the model's batches; None where one does."""
@@ -147,14 +155,14 @@ class Balance:
         loads = {address: seat.inflight for address, seat in self._seats.items()}
         return BalanceSnapshot(loads, serving)
 
-    def _rotation(
-        self, model: str, version: int, avoid: Collection[str]
+    def _serving(
+        self, seats: Mapping[str, _Seat], model: str, version: int, avoid: Collection[str]
     ) -> Iterator[tuple[str, _Seat]]:
         holds = bool(version) and any(
             version in seat.serves.get(model, ()) and address not in avoid
             for address, seat in self._seats.items()
         )
-        for address, seat in self._seats.items():
+        for address, seat in seats.items():
             versions = seat.serves.get(model)
             if versions is not None and address not in avoid and (not holds or version in versions):
                 yield address, seat

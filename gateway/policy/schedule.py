@@ -163,6 +163,8 @@ class Schedule:
 
     def probe(self, key: QueueKey, now: float) -> str | None:
         """A slow endpoint with nothing to do that may be asked a copy of a row."""
+        if not self._speeds.any_slow(key.model):
+            return None
         return self._speeds.take_probe(
             key.model,
             (address for load, address in self._balance.open(key.model, 0, ()) if not load),
@@ -310,6 +312,8 @@ class Schedule:
 
     def _last_resort(self, model: str, version: int, avoid: Collection[str]) -> str | None:
         """Any with nothing in flight, where only slow ones may be asked at all."""
+        if not self._speeds.any_slow(model):
+            return None
         candidates = self._balance.candidates(model, version, avoid)
         if not all(self._speeds.slow(address, model) for address in candidates):
             return None

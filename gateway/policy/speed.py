@@ -72,6 +72,8 @@ class Speeds:
         self._flights: dict[int, _Flight] = {}
         # Seconds of the fastest endpoint for one row, by model.
         self._fastest: dict[str, float] = {}
+        # Models of which an endpoint was slow when the fleet was last added up.
+        self._with_slow: set[str] = set()
 
     def on_sent(self, flight_id: int, address: str, model: str, rows: int, now: float) -> None:
         """A batch went to the endpoint."""
@@ -146,6 +148,10 @@ class Speeds:
         seconds = self.latency(address, model).predict(1)
         return fastest_s > 0 and seconds > _slow_s(fastest_s)
 
+    def any_slow(self, model: str) -> bool:
+        """Whether any endpoint was slow at the last `fleet`: if not, nobody need be looked at."""
+        return model in self._with_slow
+
     def ratio(self, address: str, model: str) -> float:
         """How much longer the endpoint takes than the fastest; 1 if nothing is known."""
         fastest_s = self._fastest.get(model, 0.0)
@@ -164,6 +170,7 @@ class Speeds:
             return Fleet()
         fastest_s = self._fastest[model] = min(latency.predict(1) for latency in known)
         usable = [item for item in known if item.predict(1) <= _slow_s(fastest_s)]
+        (self._with_slow.add if len(usable) < len(known) else self._with_slow.discard)(model)
         best = min(usable, key=lambda latency: latency.predict(1))
         # Those of which nothing is known yet count as one of the others.
         unknown = sum(not self.latency(address, model).known for address in addresses)
