@@ -1,10 +1,14 @@
 """How long a batch takes at one endpoint: l(b) = alpha + beta * b, learned from every answer.
 
 Least squares with exponential forgetting (the recursive form kept as five moments), so that an
-endpoint that changes is learned anew within about 50 batches. If the sizes seen hardly differ, they
-tell nothing of the slope, and only the intercept moves. What the line has not learned yet shows at
-once in `slowness`, an average of actual over predicted: a prediction is both multiplied. The
-*margin* on top covers 99 of 100 batches, as recent residuals say.
+endpoint that changes bit by bit is learned anew within about 50 batches. If the sizes seen hardly
+differ, they tell nothing of the slope, and only the intercept moves. What the line has not learned
+yet shows at once in `slowness`, an average of actual over predicted: a prediction is both
+multiplied. The *margin* on top covers 99 of 100 batches, as recent residuals say.
+
+An endpoint that became so much slower or faster that several batches in a row show it has a new
+line: the old one times what they took more or less. Learned batch by batch instead, old small
+batches and new large ones would pass for a steep slope, as batches grow when endpoints slow down.
 
 Before any answer nothing is known: `fit` bounds nothing. After the first ones the slope is a guess
 on the high side; a batch that runs teaches it.
@@ -27,6 +31,9 @@ LEAST_SPREAD = 0.05
 GUESSED_SLOPE = 0.3
 # One answer teaches the line this much more than it expected at most: a hiccup is no trend.
 MOST_SURPRISE = 3.0
+# So many batches in a row that take this many times longer, or shorter, are a change.
+CHANGED_BATCHES = 6
+CHANGED = 1.25
 LEAST_MARGIN = 1.03
 # On a noisy machine a wider one would give up more requests than it saves.
 MOST_MARGIN = 2.0
@@ -55,6 +62,7 @@ class BatchLatency:
         "_beta_known",
         "_count",
         "_ratios",
+        "_surprises",
         "_weight",
         "_x",
         "_xx",
@@ -76,6 +84,8 @@ class BatchLatency:
         # Discounted sums of 1, rows, rows squared, seconds, rows times seconds.
         self._weight = self._x = self._xx = self._y = self._xy = 0.0
         self._ratios: deque[float] = deque(maxlen=RESIDUALS)
+        # Batches in a row that may be a change: rows, seconds, times longer than the line says.
+        self._surprises: list[tuple[int, float, float]] = []
 
     @property
     def known(self) -> bool:
@@ -85,9 +95,20 @@ class BatchLatency:
     def on_batch(self, rows: int, seconds: float) -> None:
         """A batch of `rows` rows took so long."""
         expected_s = self.predict(rows)
+        line_s = self.alpha_s + self.beta_s * rows
         self._count += 1
         if expected_s > 0:
-            self._judge(seconds, expected_s, self.alpha_s + self.beta_s * rows)
+            self._judge(seconds, expected_s, line_s)
+        ratio = seconds / line_s if self._beta_known and line_s > 0 else 1.0
+        surprise = _direction(ratio)
+        if self._surprises and surprise != _direction(self._surprises[-1][2]):
+            self._learn_surprises()
+        if surprise:
+            self._surprises.append((rows, seconds, ratio))
+            if len(self._surprises) == CHANGED_BATCHES:
+                self._change()
+            return
+        if expected_s > 0:
             seconds = min(seconds, MOST_SURPRISE * expected_s)
         self._learn(float(rows), seconds)
 
@@ -121,6 +142,23 @@ class BatchLatency:
             worst = ordered[int(QUANTILE * (len(ordered) - 1))]
             self.margin = min(max(worst, LEAST_MARGIN), MOST_MARGIN)
 
+    def _change(self) -> None:
+        """Makes what was learned before as slow or fast as the surprises are, and learns them."""
+        times = sorted(ratio for _, _, ratio in self._surprises)[CHANGED_BATCHES // 2]
+        self._y *= times
+        self._xy *= times
+        self.slowness = 1.0
+        self._learn_surprises(times)
+        # How wrong the old line was tells nothing of the new one.
+        self._ratios.clear()
+
+    def _learn_surprises(self, times: float = 1.0) -> None:
+        """Learns them; the line was made `times` what it was when they came."""
+        for rows, seconds, ratio in self._surprises:
+            most_s = MOST_SURPRISE * times * seconds / ratio
+            self._learn(float(rows), min(seconds, most_s))
+        self._surprises.clear()
+
     def _learn(self, rows: float, seconds: float) -> None:
         self._weight = FORGETTING * self._weight + 1
         self._x = FORGETTING * self._x + rows
@@ -136,3 +174,8 @@ class BatchLatency:
         elif not self._beta_known:
             self.beta_s = GUESSED_SLOPE * mean_y / mean_x
         self.alpha_s = max(mean_y - self.beta_s * mean_x, 0.0)
+
+
+def _direction(ratio: float) -> int:
+    """1 and -1 for batches that took much longer or shorter than the line says, 0 for others."""
+    return int(ratio > CHANGED) - int(ratio < 1 / CHANGED)

@@ -50,9 +50,23 @@ def test_sizes_that_hardly_differ_move_the_intercept_only():
     core = taught(200)
     beta_s = core.beta_s
     for _ in range(400):
-        core.on_batch(32, 2 * (ALPHA_S + BETA_S * 32))
+        core.on_batch(32, 1.2 * (ALPHA_S + BETA_S * 32))
     assert core.beta_s == pytest.approx(beta_s, rel=0.2)
-    assert core.predict(32) == pytest.approx(2 * (ALPHA_S + BETA_S * 32), rel=0.01)
+    assert core.predict(32) == pytest.approx(1.2 * (ALPHA_S + BETA_S * 32), rel=0.01)
+
+
+@pytest.mark.parametrize("factor", [0.4, 2.0, 10.0])
+def test_what_an_endpoint_that_changed_does_is_known_after_a_few_larger_batches(factor):
+    # Batches grow when endpoints slow down; that is no steeper slope.
+    core = BatchLatency()
+    for count in range(200):
+        rows = 20 + count % 5
+        core.on_batch(rows, ALPHA_S + BETA_S * rows)
+    for count in range(8):
+        rows = 40 + count % 5
+        core.on_batch(rows, factor * (ALPHA_S + BETA_S * rows))
+    for rows in (1, 32, 64):
+        assert core.predict(rows) == pytest.approx(factor * (ALPHA_S + BETA_S * rows), rel=0.1)
 
 
 def test_a_slow_down_shows_within_ten_batches_and_is_learned_within_hundred():
