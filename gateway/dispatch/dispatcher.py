@@ -18,7 +18,7 @@ from chassis.telemetry import logger
 from gateway import metrics
 from gateway.dispatch.affinity import Affinity
 from gateway.dispatch.delivery import Carrier, Delivery, Ended, Failure, Outcome
-from gateway.ingress.batch import Batch, BatchReply
+from gateway.ingress.batch import Batch, BatchReply, Sample
 from gateway.ingress.door import Door
 from gateway.ingress.generation import Generation
 from gateway.policy.balance import Balance
@@ -317,10 +317,11 @@ class Dispatcher:
 
     def _count(self, delivery: Delivery, reason: str) -> None:
         model, rows = delivery.batch.key.model, delivery.batch.rows
-        self._ledger.on_sent(model, rows, retry=delivery.attempts > 1)
         metrics.DISPATCHES.labels(model, reason).inc()
-        metrics.BATCH_ROWS.labels(model).observe(rows)
         metrics.INFLIGHT.set(len(self._flying))
+        if not isinstance(delivery.batch, Sample):
+            self._ledger.on_sent(model, rows, retry=delivery.attempts > 1)
+            metrics.BATCH_ROWS.labels(model).observe(rows)
 
     def _seats(self, key: QueueKey) -> Balance:
         return self._generations if key.decoupled else self._balance
@@ -362,6 +363,8 @@ class Dispatcher:
             self._affinity.on_answered(delivery.batch, outcome.version, now)
         # First in line: the endpoint's next batch leaves before the callers of this one wake up.
         self.wake()
+        if isinstance(delivery.batch, Sample):
+            return
         self._retry.on_success()
         if isinstance(outcome, Ended):
             if isinstance(delivery.batch, Generation):

@@ -2,11 +2,11 @@
 
 Those with room, at most `max_inflight` batches in flight, in rotation; the one of these that should
 is picked by speed in `schedule`, and by load alone here for what has no speed (`pick`). A pinned
-version goes to an endpoint that says it holds it; where
-none says so, any is asked, because what an endpoint says is a fraction of a second old. One
-gateway sees every batch it sends, so counting beats sampling (power of two choices is for many
-gateways with stale counts). A sequence goes where it began; its endpoint's *tenure*, one
-uninterrupted service of a model, tells whether that is still the place it was.
+version goes to an endpoint that says it holds it; where none says so, any is asked, because what an
+endpoint says is a fraction of a second old. One gateway sees every batch it sends, so counting
+beats sampling (power of two choices is for many gateways with stale counts). A sequence goes where
+it began; its endpoint's *tenure*, one uninterrupted service of a model, tells whether that is still
+the place it was.
 
 It also knows since when a model has had no endpoint, which bounds how long its requests wait.
 Whether an endpoint is healthy is decided in `health`.

@@ -24,10 +24,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.policy.balance import Balance
-from gateway.policy.batching import Fit, Outline, Quote
+from gateway.policy.batching import Fit, Outline
 from gateway.policy.latency import BatchLatency
 from gateway.policy.pacing import Fleet, Pace, best_rows
 from gateway.policy.queue import INFINITY, QueueKey
+from gateway.policy.quote import Quote
 from gateway.policy.speed import PROBE_EVERY_S, Observation, Speeds, SpeedSnapshot
 
 # Share of the best batch that may be sent to an endpoint with another one in flight.
@@ -97,6 +98,21 @@ class _Model:
     free_at: float = float("-inf")
 
 
+@dataclass(slots=True)
+class _Draft:
+    """A batch that may leave: to whom, when it would begin there, rows to aim at."""
+
+    key: QueueKey
+    address: str
+    best: int
+    latency: BatchLatency
+    begins_at: float
+
+    def fit(self, due_at: float) -> int:
+        """As `Fit`."""
+        return self.latency.fit(due_at - self.begins_at)
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSnapshot:
     """Rows a second that arrive, the replicas taken together, rows of the batch to aim at."""
@@ -148,8 +164,8 @@ class Schedule:
         return seen
 
     def on_ended(self, flight_id: int, key: QueueKey, now: float) -> None:
-        """A batch ended otherwise, or was only asked to learn of its endpoint."""
-        self._speeds.on_ended(flight_id)
+        """A batch ended otherwise."""
+        self._speeds.on_ended(flight_id, now)
         self._on_landed(key, now)
 
     def next(self, now: float) -> Order | None:
@@ -213,53 +229,46 @@ class Schedule:
 
     def _order(self, key: QueueKey, now: float) -> Order | None:
         address = self.pick(key.model, key.version, (), now)
-        outline = self._queues.outline(key) if address is not None else None
-        if address is None or outline is None:
+        if address is None:
+            self._wake_at = min(self._wake_at, self._last_resort_at(key, now))
+            return None
+        outline = self._queues.outline(key)
+        if outline is None:
             return None
         model = self._model(key.model, now)
         best = self._best(key, model, outline, now)
         if self._balance.inflight(address) and outline.rows < best * FOLLOWING_SHARE:
             return None
         latency = self._speeds.latency(address, key.model)
-        begins_at = max(now, self._speeds.ends_at(address))
-        until = self._until(model, outline, best, latency, begins_at)
-        if outline.rows < best and now < until:
-            self._wake_at = min(self._wake_at, until)
-            return None
-        return self._cut(key, address, outline, latency, begins_at, best, now)
+        draft = _Draft(key, address, best, latency, max(now, self._speeds.ends_at(address)))
+        return None if self._waits(draft, outline, now) else self._cut(draft, outline, now)
 
-    def _cut(
-        self,
-        key: QueueKey,
-        address: str,
-        outline: Outline,
-        latency: BatchLatency,
-        begins_at: float,
-        best: int,
-        now: float,
-    ) -> Order | None:
+    def _waits(self, draft: _Draft, outline: Outline, now: float) -> bool:
+        """Whether the batch may wait to become larger; if so, somebody looks again in time."""
+        if outline.rows >= draft.best:
+            return False
+        until = self._until(draft, outline)
+        if now >= until:
+            return False
+        self._wake_at = min(self._wake_at, until)
+        return True
+
+    def _cut(self, draft: _Draft, outline: Outline, now: float) -> Order | None:
         """The batch that leaves now, as large as is in time; None if what is left may wait."""
-        most = max(key.max_rows, 1)
-        room = most
-
-        def fit(due_at: float) -> int:
-            return latency.fit(due_at - begins_at)
-
-        if fit(outline.tightest_at) < min(most, outline.rows):
+        key = draft.key
+        most = room = max(key.max_rows, 1)
+        if draft.fit(outline.tightest_at) < min(most, outline.rows):
             before = outline.rows
-            self._queues.trim(key, fit, best, now)
+            self._queues.trim(key, draft.fit, draft.best, now)
             left = self._queues.outline(key)
             if left is None:
                 return None
-            outline, room = left, self._queues.room(key, fit, most)
-            model = self._model(key.model, now)
-            if outline.rows < before and outline.rows <= room and outline.rows < best:
-                until = self._until(model, outline, best, latency, begins_at)
-                if now < until:
-                    self._wake_at = min(self._wake_at, until)
-                    return None
-        reason = self._reason(key, min(outline.rows, room), best, outline)
-        return Order(key, address, room if key.max_rows else 0, reason)
+            outline, room = left, self._queues.room(key, draft.fit, most)
+            trimmed = outline.rows < before
+            if trimmed and outline.rows <= room and self._waits(draft, outline, now):
+                return None
+        reason = self._reason(draft, min(outline.rows, room), outline)
+        return Order(key, draft.address, room if key.max_rows else 0, reason)
 
     def _best(self, key: QueueKey, model: _Model, outline: Outline, now: float) -> int:
         """Rows of the batch to aim at."""
@@ -271,20 +280,19 @@ class Schedule:
             self._quote(key.model, model)
         return best
 
-    def _reason(self, key: QueueKey, rows: int, best: int, outline: Outline) -> str:
-        if rows >= best:
+    def _reason(self, draft: _Draft, rows: int, outline: Outline) -> str:
+        if rows >= draft.best:
             return "full"
         if rows < outline.rows:
             return "due"
-        return "paced" if self._models[key.model].flights else "free"
+        return "paced" if self._models[draft.key.model].flights else "free"
 
-    def _until(
-        self, model: _Model, outline: Outline, best: int, latency: BatchLatency, begins_at: float
-    ) -> float:
+    def _until(self, draft: _Draft, outline: Outline) -> float:
         """How long a batch that could be larger may wait."""
+        model, latency = self._models[draft.key.model], draft.latency
         # With nothing under way a pause gains nothing: one endpoint is never paced.
         paced = model.flights > 0
-        at = model.pace.next_at(model.fleet, best, model.rate) if paced else begins_at
+        at = model.pace.next_at(model.fleet, draft.best, model.rate) if paced else draft.begins_at
         if self._tuning.delay_s:
             at = max(at, outline.oldest_at + self._tuning.delay_s)
         if not latency.known:
@@ -308,19 +316,35 @@ class Schedule:
                 return address
             rank = (inflight + (ratio if ratio >= NOTICEABLE else 1.0), inflight, address)
             found = rank if found is None or rank < found else found
-        return found[2] if found is not None else self._last_resort(model, version, avoid)
+        return found[2] if found is not None else self._last_resort(model, version, avoid, now)
 
-    def _last_resort(self, model: str, version: int, avoid: Collection[str]) -> str | None:
-        """Any with nothing in flight, where only slow ones may be asked at all."""
+    def _last_resort(
+        self, model: str, version: int, avoid: Collection[str], now: float
+    ) -> str | None:
+        """Any with nothing in flight, where all that may be asked are slow or overdue."""
         if not self._speeds.any_slow(model):
             return None
-        candidates = self._balance.candidates(model, version, avoid)
-        if not all(self._speeds.slow(address, model) for address in candidates):
-            return None
+        for address in self._balance.candidates(model, version, avoid):
+            if not self._speeds.slow(address, model) and not self._speeds.overdue(address, now):
+                return None
         for inflight, address in self._balance.open(model, version, avoid):
             if not inflight:
                 return address
         return None
+
+    def _last_resort_at(self, key: QueueKey, now: float) -> float:
+        """From when on a slow endpoint is asked, if the others answer nothing until then."""
+        if not self._speeds.any_slow(key.model):
+            return INFINITY
+        return max(
+            (
+                self._speeds.stuck_at(address)
+                for address in self._balance.candidates(key.model, key.version, ())
+                if not self._speeds.slow(address, key.model)
+                and not self._speeds.overdue(address, now)
+            ),
+            default=INFINITY,
+        )
 
     def _second(self, address: str, model: str) -> bool:
         """Whether a second batch in flight gains anything at the endpoint."""
@@ -378,11 +402,11 @@ class Schedule:
                 best,
                 fleet.seconds(best) / fleet.replicas,
                 model.free_at,
-                model.pace.dispatched_at + quote_s(fleet),
+                model.pace.dispatched_at + _quote_s(fleet),
             ),
         )
 
 
-def quote_s(fleet: Fleet) -> float:
+def _quote_s(fleet: Fleet) -> float:
     """Seconds for which what is known may refuse requests without a batch that confirms it."""
     return PROBE_EVERY_S + fleet.margin * fleet.seconds(1)

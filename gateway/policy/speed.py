@@ -100,9 +100,13 @@ class Speeds:
         latency.on_batch(flight.rows, seconds)
         return Observation(flight.address, expected_s, seconds)
 
-    def on_ended(self, flight_id: int) -> None:
+    def on_ended(self, flight_id: int, now: float) -> None:
         """It ended without an answer."""
-        self._forget(flight_id)
+        first = self._is_first(flight_id)
+        flight = self._forget(flight_id)
+        if flight is not None and first:
+            # What was sent behind it began now at the earliest.
+            self._endpoints[flight.address].answered_at = now
 
     def keep(self, addresses: Collection[str]) -> None:
         """Forgets all other endpoints: they are gone."""
@@ -135,12 +139,16 @@ class Speeds:
         expected_s = flight.ends_at - flight.sent_at
         return flight.sent_at + max(OVERDUE * expected_s, expected_s + OVERDUE_AT_LEAST_S)
 
-    def overdue(self, address: str, now: float) -> bool:
-        """Whether the endpoint sits on a batch."""
+    def stuck_at(self, address: str) -> float:
+        """From when on the endpoint counts as overdue; never if nothing is in flight there."""
         endpoint = self._endpoints.get(address)
         if endpoint is None or not endpoint.flights:
-            return False
-        return self.overdue_at(next(iter(endpoint.flights))) <= now
+            return float("inf")
+        return self.overdue_at(next(iter(endpoint.flights)))
+
+    def overdue(self, address: str, now: float) -> bool:
+        """Whether the endpoint sits on a batch."""
+        return self.stuck_at(address) <= now
 
     def slow(self, address: str, model: str) -> bool:
         """Whether the endpoint is much slower than the fastest, as of the last `fleet`."""
@@ -205,6 +213,13 @@ class Speeds:
             for model, latency in endpoint.latencies.items()
             if latency.known
         }
+
+    def _is_first(self, flight_id: int) -> bool:
+        """Whether nothing sent before it is in flight at its endpoint."""
+        flight = self._flights.get(flight_id)
+        return (
+            flight is not None and next(iter(self._endpoints[flight.address].flights)) == flight_id
+        )
 
     def _forget(self, flight_id: int) -> _Flight | None:
         flight = self._flights.pop(flight_id, None)

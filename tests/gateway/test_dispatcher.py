@@ -433,12 +433,15 @@ async def test_a_slow_endpoint_is_asked_a_copy_that_nobody_waits_for():
     await house.turn()
     assert house.carrier.log == [("a", 2), ("b", 2)]
     first, copy = house.carrier.sent
+    assert house.retry.take_hedge()
+    tokens = house.retry.snapshot().tokens
     house.carrier.answer(copy)
     assert not request.answered, "the copy is no answer"
+    assert house.retry.snapshot().tokens == tokens, "nor a success"
     house.carrier.answer(first)
     assert values_of(request) == [2.0, 4.0]
     executions = sum(entry.executions for _, entry in house.ledger.of("m").versions)
-    assert executions == 41
+    assert executions == house.ledger.of("m").batches == 41
 
 
 async def test_what_would_be_late_is_refused_at_once_and_told_when_to_come_back():

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway.policy.batching import ADMIT, Admit, Backlog, Quote, Reject
+from gateway.policy.batching import ADMIT, Admit, Backlog, Reject
 from gateway.policy.queue import QueueKey
+from gateway.policy.quote import Quote
 
 
 def key(model: str = "m", version: int = 0, max_rows: int = 8) -> QueueKey:

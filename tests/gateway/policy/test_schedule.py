@@ -217,6 +217,20 @@ def test_where_all_are_slow_or_stuck_an_idle_one_is_asked_all_the_same():
     assert [order.address for order in world.pump()] == ["b"]
 
 
+def test_a_slow_one_is_asked_once_the_others_seem_stuck():
+    world = World("a", "b")
+    world.factors["b"] = 10.0
+    world.teach()
+    world.ask(100.0)
+    assert [order.address for order in world.pump()] == ["a"]
+    (flight,) = world.flights
+    world.ask(100.0)
+    assert world.pump() == []
+    assert world.schedule.next_wakeup() == world.schedule.overdue_at(flight)
+    world.now = world.schedule.next_wakeup()
+    assert [order.address for order in world.pump()] == ["b"]
+
+
 def test_a_pinned_version_is_asked_for_where_it_is_however_slow():
     world = World("a", "b")
     world.factors["b"] = 10.0

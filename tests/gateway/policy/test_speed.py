@@ -28,6 +28,19 @@ def test_a_batch_behind_another_counts_from_that_one_s_answer():
     assert core.latency("a", "m").predict(8) == pytest.approx(1.0)
 
 
+def test_a_batch_behind_a_failed_one_counts_from_that_one_s_end():
+    core = Speeds()
+    run(core, "a", 0.01)
+    for flight, at in ((9001, 100.0), (9002, 100.1), (9003, 100.1)):
+        core.on_sent(flight, "a", "m", 10, at)
+    # The endpoint had no room for the third, and went on with the first.
+    core.on_ended(9003, 100.2)
+    core.on_ended(9001, 102.0)
+    seen = core.on_answered(9002, 102.1)
+    assert seen is not None
+    assert seen.seconds == pytest.approx(0.1)
+
+
 def test_what_is_in_flight_ends_one_after_the_other():
     core = Speeds()
     run(core, "a", 0.01)
@@ -35,7 +48,7 @@ def test_what_is_in_flight_ends_one_after_the_other():
     core.on_sent(9001, "a", "m", 10, 100.0)
     core.on_sent(9002, "a", "m", 10, 100.0)
     assert core.ends_at("a") == pytest.approx(100.2, rel=0.001)
-    core.on_ended(9002)
+    core.on_ended(9002, 100.0)
     assert core.ends_at("a") == pytest.approx(100.1, rel=0.001)
 
 
