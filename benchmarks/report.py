@@ -130,7 +130,7 @@ def _sentence(conditions: Mapping[str, Any], settings: Mapping[str, Any]) -> str
 
 
 def _bare_table(bare: Sequence[BareSpeed]) -> Table:
-    table = _table("bare loop, rows a batch", "ms a batch", "rows/s", "ms seen")
+    table = table_of("bare loop, rows a batch", "ms a batch", "rows/s", "ms seen")
     for speed in bare:
         table.add_row(
             str(speed.rows),
@@ -142,7 +142,7 @@ def _bare_table(bare: Sequence[BareSpeed]) -> Table:
 
 
 def _points_table(points: Sequence[Point]) -> Table:
-    table = _table(
+    table = table_of(
         "through",
         "outstanding",
         "rows/s",
@@ -181,7 +181,8 @@ def _microseconds(cpu_us: Mapping[str, float], role: str) -> str:
     return f"{cpu_us[role]:,.0f}" if role in cpu_us else "-"
 
 
-def _table(*headers: str) -> Table:
+def table_of(*headers: str) -> Table:
+    """A Markdown table with these columns, all but the first to the right."""
     table = Table(box=MARKDOWN)
     for index, header in enumerate(headers):
         table.add_column(header, justify="right" if index else "left", no_wrap=True)

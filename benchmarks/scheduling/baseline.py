@@ -18,8 +18,8 @@ from chassis.settings import ProcessSettings
 from chassis.telemetry import configure_logs
 from gateway.assembly import Gateway
 from gateway.policy.balance import Balance
+from gateway.policy.lane import INFINITY, QueueKey
 from gateway.policy.pacing import Fleet
-from gateway.policy.queue import INFINITY, QueueKey
 from gateway.policy.schedule import Order, Queues, Schedule, Tuning
 from gateway.policy.speed import Speeds
 from gateway.settings import GatewaySettings

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.capacity import Capacity
 from benchmarks.stack import Service
 from headrace.client import Client
 from headrace.model import Model, load_model
@@ -23,7 +24,6 @@ from headrace.publisher import Publisher
 
 MODEL = "sleeper"
 SLOW_CHANNEL = "slow"
-MARGIN = 1.03
 MILLISECONDS = 1000
 READY_WITHIN_S = 60.0
 POLL_S = 0.05
@@ -40,19 +40,12 @@ class Plant:
     objective_ms: float = 1400.0
 
     @property
-    def best_rows(self) -> int:
-        """b*: (1 + 1/N) * m * l(b) within the objective."""
-        span_ms = self.objective_ms / ((1 + 1 / self.replicas) * MARGIN)
-        return max(1, min(self.most_rows, int((span_ms - self.alpha_ms) / self.beta_ms)))
-
-    @property
     def capacity(self) -> float:
         """Rows a second: N * b* / l(b*)."""
-        return self.replicas * self.best_rows * MILLISECONDS / self.batch_ms(self.best_rows)
-
-    def batch_ms(self, rows: int) -> float:
-        """l(b)."""
-        return self.alpha_ms + self.beta_ms * rows
+        most = Capacity(
+            self.replicas, self.alpha_ms, self.beta_ms, self.most_rows, self.objective_ms
+        )
+        return most.rate * MILLISECONDS
 
 
 POLICIES: Mapping[str, tuple[str, Mapping[str, object]]] = {

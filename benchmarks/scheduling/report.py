@@ -10,11 +10,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.report import conditions
+from benchmarks.report import conditions, table_of
 from benchmarks.scheduling.plant import Plant
 from benchmarks.scheduling.scenarios import Line
 
@@ -81,7 +80,7 @@ class Report:
 
 
 def _offered_table(lines: Sequence[Line]) -> Table:
-    table = _table(
+    table = table_of(
         "policy", "offered", "goodput", "of requests", "late", "p50 ms", "p99 ms", "gateway us",
         "shed", "kept up",
     )  # fmt: skip
@@ -102,7 +101,7 @@ def _offered_table(lines: Sequence[Line]) -> Table:
 
 
 def _scenario_table(lines: Sequence[Line]) -> Table:
-    table = _table(
+    table = table_of(
         "scenario", "offered", "who", "requests", "in time", "late", "p50 ms", "p99 ms",
         "tries", "failed",
     )  # fmt: skip
@@ -124,10 +123,3 @@ def _scenario_table(lines: Sequence[Line]) -> Table:
 
 def _counts(found: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(found.items())) or "0"
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=MARKDOWN)
-    for at, name in enumerate(columns):
-        table.add_column(name, justify="left" if at == 0 else "right", no_wrap=True)
-    return table

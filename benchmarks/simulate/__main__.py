@@ -20,6 +20,7 @@ from benchmarks.simulate.results import Results, conditions, shown
 from benchmarks.simulate.runs import Extent, run_all
 from benchmarks.simulate.scenario import Scenario, Verdict
 from benchmarks.simulate.scenarios.traces import recording
+from chassis.errors import InvalidArgument
 
 PURPOSE = "Simulates the gateway's scheduling: our policy code and what others do, by seeds."
 QUICK_SEEDS, QUICK_SHARE = 2, 0.4
@@ -35,7 +36,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--share", type=float, default=1.0, help="of each scenario's seconds (1)")
     found.add_argument("--quick", action="store_true", help="2 seeds, 0.4 of the seconds")
     found.add_argument("--processes", type=_positive, default=2, help="runs at a time (2)")
-    found.add_argument("--trace", type=Path, help="a recorded trace (JSONL) to replay besides")
+    found.add_argument(
+        "--trace", type=Path, help="what `headrace load --record` wrote, to replay besides"
+    )
     found.add_argument("--out", type=Path, default=Path("simulation-results"), help="directory")
     found.add_argument("--docs", type=Path, help="write the page and its plots here as well: docs")
     return found
@@ -53,8 +56,8 @@ def main() -> int:
     options = parser().parse_args()
     try:
         scenarios = _chosen(options.scenarios, options.trace)
-    except (KeyError, OSError, ValueError) as error:
-        parser().error(str(error))
+    except InvalidArgument as error:
+        parser().error(error.message)
     extent = Extent(options.seeds, options.share, options.processes)
     if options.quick:
         extent = Extent(QUICK_SEEDS, QUICK_SHARE, options.processes)
@@ -67,10 +70,13 @@ def main() -> int:
 
 
 def _chosen(names: list[str], trace: Path | None) -> list[Scenario]:
-    """The scenarios to run. Raises KeyError naming the one that is none."""
+    """The scenarios to run. Raises InvalidArgument (NO_SCENARIO, BAD_TRACE)."""
     for name in names:
         if name not in SCENARIOS:
-            raise KeyError(f"no scenario {name!r}; expected any of {', '.join(SCENARIOS)}")
+            expected = ", ".join(SCENARIOS)
+            raise InvalidArgument(
+                "NO_SCENARIO", f"no scenario {name!r}; expected any of {expected}"
+            )
     chosen = [SCENARIOS[name] for name in names or ([] if trace else SCENARIOS)]
     return [*chosen, recording(trace)] if trace else chosen
 

@@ -6,17 +6,19 @@ A trace is an iterator of arrivals in order of time, endless unless it was recor
 from __future__ import annotations
 
 import heapq
-import json
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import pi, sin
-from pathlib import Path
+
+from headrace.load.trace import TraceEntry
 
 # Rows a second at a point in time.
 Rate = Callable[[float], float]
 # Rows of one request.
 Rows = Callable[[random.Random], int]
+# The class of what names none.
+ORDINARY = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class Arrival:
 
     at_s: float
     rows: int = 1
-    priority: int = 2
+    priority: int = ORDINARY
     tenant: str = ""
     model: int = 0
 
@@ -51,7 +53,7 @@ class Kind:
     """What the requests of a stream have in common; of each model as many."""
 
     rows: Rows = one_row
-    priority: int = 2
+    priority: int = ORDINARY
     tenant: str = ""
     models: Sequence[int] = (0,)
 
@@ -123,24 +125,15 @@ def step(
     )
 
 
-def recorded(lines: Iterable[str], *, scale: float = 1.0) -> Iterator[Arrival]:
-    """JSON objects with `at_s` and maybe `rows`, `priority` (or `class`), `tenant`, `model`.
+def recorded(entries: Sequence[TraceEntry], *, scale: float = 1.0) -> Iterator[Arrival]:
+    """What `headrace load` recorded or replays, counted from the first entry.
 
-    Sorted by time and counted from the first; `scale` presses them together by so much. Raises
-    ValueError naming the line that is none.
+    `scale` presses them together by so much. Classes count by their priority alone.
     """
-    found = sorted(
-        (_parsed(number, line) for number, line in enumerate(lines, 1) if line.strip()),
-        key=lambda arrival: arrival.at_s,
-    )
-    for arrival in found:
-        at_s = (arrival.at_s - found[0].at_s) / scale
-        yield Arrival(at_s, arrival.rows, arrival.priority, arrival.tenant, arrival.model)
-
-
-def read(file: Path) -> list[str]:
-    """The lines of a recorded trace. Raises OSError."""
-    return file.read_text().splitlines()
+    for entry in entries:
+        priority = ORDINARY if entry.priority is None else entry.priority
+        at_s = (entry.at_s - entries[0].at_s) / scale
+        yield Arrival(at_s, entry.rows or 1, priority, entry.tenant)
 
 
 def merge(*streams: Iterator[Arrival]) -> Iterator[Arrival]:
@@ -151,19 +144,3 @@ def merge(*streams: Iterator[Arrival]) -> Iterator[Arrival]:
 def _arrival(at_s: float, draw: random.Random, kind: Kind) -> Arrival:
     model = kind.models[0] if len(kind.models) == 1 else draw.choice(kind.models)
     return Arrival(at_s, kind.rows(draw), kind.priority, kind.tenant, model)
-
-
-def _parsed(number: int, line: str) -> Arrival:
-    try:
-        found = json.loads(line)
-        return Arrival(
-            float(found["at_s"]),
-            int(found.get("rows", 1)),
-            int(found.get("priority", found.get("class", 2))),
-            str(found.get("tenant", "")),
-            int(found.get("model", 0)),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"line {number} is no arrival: {line[:80]!r}; expected an object with at_s (seconds)"
-        ) from error

@@ -12,7 +12,7 @@ from benchmarks.simulate.lines import Drop, Line, drop_expired, drop_none, drop_
 from benchmarks.simulate.replica import Replica
 from benchmarks.simulate.request import Request
 from benchmarks.simulate.world import World
-from gateway.policy.queue import QueueKey
+from gateway.policy.lane import QueueKey
 
 
 class _Baseline:

@@ -15,7 +15,7 @@ from benchmarks.simulate.request import Request
 from benchmarks.simulate.world import World
 from gateway.policy.balance import Balance
 from gateway.policy.batching import Backlog, Fit, Reject
-from gateway.policy.queue import INFINITY, QueueKey
+from gateway.policy.lane import INFINITY, QueueKey
 from gateway.policy.retry import Fault, RetryPolicy, Verdict
 from gateway.policy.schedule import Order, Schedule, Tuning
 from gateway.policy.speed import Speeds

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gateway.policy.queue import QueueKey
+from gateway.policy.lane import QueueKey
 
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """A `gateway.policy.queue.Queued`; until it is answered `answered_at` is infinite.
+    """A `gateway.policy.lane.Queued`; until it is answered `answered_at` is infinite.
 
     `lost` tells why it has no answer; `tries` counts the client's attempts before this one;
     `retry_after_s` is what a refusal told.

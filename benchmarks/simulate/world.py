@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from benchmarks.capacity import Capacity
 from benchmarks.simulate.arrivals import Arrival
 from benchmarks.simulate.clock import Clock
 from benchmarks.simulate.replica import Replica, Speed
 from benchmarks.simulate.request import Request
-from gateway.policy.queue import QueueKey
+from gateway.policy.lane import QueueKey
 
 # What capacity counts on: the least margin that the policy keeps.
-MARGIN = 1.03
 REFERENCE = Speed()
 
 
@@ -35,14 +35,19 @@ class Plant:
 
     @property
     def best_rows(self) -> int:
-        """b*: max b <= b_max with (1 + 1/N) * m * l(b) <= D."""
-        span_s = (self.slo_s - 2 * self.way_s) / ((1 + 1 / self.replicas) * MARGIN)
-        return min(max(self.speed.fit(span_s), 1), self.max_rows)
+        """b*."""
+        return self._most.best_rows
 
     @property
     def capacity(self) -> float:
         """Rows a second: N * b* / l(b*)."""
-        return self.replicas * self.best_rows / self.speed.seconds(self.best_rows)
+        return self._most.rate
+
+    @property
+    def _most(self) -> Capacity:
+        speed = self.speed
+        span_s = self.slo_s - 2 * self.way_s
+        return Capacity(self.replicas, speed.alpha_s, speed.beta_s, self.max_rows, span_s)
 
     def key(self, model: int = 0) -> QueueKey:
         """The queue of a model."""

@@ -12,7 +12,7 @@ from chassis.sequences import lost, other_version
 from gateway.dispatch.delivery import Failure
 from gateway.ingress.batch import Batch
 from gateway.policy.balance import Balance
-from gateway.policy.queue import QueueKey
+from gateway.policy.lane import QueueKey
 from gateway.policy.sequences import Place, Sequences
 
 

@@ -22,7 +22,7 @@ from gateway.ingress.batch import Batch, BatchReply, Sample
 from gateway.ingress.door import Door
 from gateway.ingress.generation import Generation
 from gateway.policy.balance import Balance
-from gateway.policy.queue import QueueKey
+from gateway.policy.lane import QueueKey
 from gateway.policy.retry import RetryPolicy, Verdict
 from gateway.policy.schedule import Schedule
 from gateway.policy.sequences import Sequences

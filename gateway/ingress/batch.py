@@ -17,7 +17,7 @@ from chassis.infer import infer_reply, split_rows
 from chassis.padding import Padder, cut, padder_of
 from chassis.tensors import TensorSpec
 from gateway.ingress.request import Request
-from gateway.policy.queue import QueueKey
+from gateway.policy.lane import QueueKey
 from gateway.statistics import Ledger
 from protos.inference import grpc_service_pb2 as oip
 

@@ -12,8 +12,8 @@ from gateway.ingress.batch import Batch, expired, fail_all
 from gateway.ingress.generation import Generation
 from gateway.ingress.request import Request
 from gateway.policy.batching import ADMIT, Admit, Backlog, Fit, Outline, Reject, Snapshot
+from gateway.policy.lane import QueueKey
 from gateway.policy.overload import Overload, Stage
-from gateway.policy.queue import QueueKey
 from gateway.policy.quote import Quote
 from gateway.policy.sequences import SequenceKey, Sequences
 from gateway.statistics import Ledger

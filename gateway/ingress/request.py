@@ -22,7 +22,7 @@ from gateway.catalog import ServedModel
 from gateway.ingress.answer import Answer, Responses
 from gateway.ingress.objective import NO_OBJECTIVES, Objectives
 from gateway.ingress.priority import Priorities
-from gateway.policy.queue import QueueKey
+from gateway.policy.lane import QueueKey
 from protos.inference import grpc_service_pb2 as oip
 
 MICROSECONDS = 1_000_000

@@ -16,7 +16,8 @@ from math import nextafter
 from typing import Any, Generic
 
 from gateway.policy.fairness import Shares, TenantSnapshot
-from gateway.policy.queue import INFINITY, Queue, QueueKey, R
+from gateway.policy.lane import INFINITY, QueueKey, R
+from gateway.policy.queue import Queue
 from gateway.policy.quote import UNKNOWN, Quote
 
 # Rows cost so much where nothing is known: what counts then is that all cost the same.

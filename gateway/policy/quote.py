@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.policy.queue import INFINITY
+from gateway.policy.lane import INFINITY
 
 
 @dataclass(frozen=True, slots=True)

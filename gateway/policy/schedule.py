@@ -25,9 +25,9 @@ from typing import Protocol
 
 from gateway.policy.balance import Balance
 from gateway.policy.batching import Fit, Outline
+from gateway.policy.lane import INFINITY, QueueKey
 from gateway.policy.latency import BatchLatency
 from gateway.policy.pacing import Fleet, Pace, best_rows
-from gateway.policy.queue import INFINITY, QueueKey
 from gateway.policy.quote import Quote
 from gateway.policy.speed import PROBE_EVERY_S, Observation, Speeds, SpeedSnapshot
 

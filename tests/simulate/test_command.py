@@ -126,3 +126,12 @@ def test_a_scenario_that_is_none_is_named(tmp_path):
     run = command("godput", directory=tmp_path)
     assert run.returncode == 2
     assert "no scenario 'godput'; expected any of goodput, latency" in run.stderr
+
+
+@pytest.mark.system
+def test_a_trace_that_is_none_is_named(tmp_path):
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text('{"at_s": 0}\n{"at": 1}\n')
+    run = command(f"--trace={trace}", directory=tmp_path)
+    assert run.returncode == 2
+    assert f"trace {trace}, line 2: key 'at' is unknown" in run.stderr

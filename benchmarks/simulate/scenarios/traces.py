@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmarks.simulate.arrivals import Arrival, bursty, diurnal, poisson, read, recorded, step
+from benchmarks.simulate.arrivals import Arrival, bursty, diurnal, poisson, recorded, step
 from benchmarks.simulate.policies import POLICIES
 from benchmarks.simulate.scenario import GOODPUT, IN_SLO, LATE, P50, P99, Case, Scenario
 from benchmarks.simulate.scenarios.steady import REFERENCE, Window, figures_of, gateway_of
 from benchmarks.simulate.world import World
+from headrace.load.trace import TraceEntry, read_trace
 
 Trace = Callable[[World, float], Iterator[Arrival]]
 LOAD = 0.7
@@ -65,22 +66,24 @@ traces = Scenario(
 )
 
 
-def run_recorded(seed: int, seconds: float, *, policy: str, lines: list[str]) -> dict[str, float]:
+def run_recorded(
+    seed: int, seconds: float, *, policy: str, entries: Sequence[TraceEntry]
+) -> dict[str, float]:
     """A recorded trace as it is; the seed is only the replicas'."""
     world = World(REFERENCE, seed)
-    world.ask(recorded(lines), gateway_of(policy)(world))
+    world.ask(recorded(entries), gateway_of(policy)(world))
     world.clock.run(seconds)
     return figures_of(world, Window(0.0, seconds))
 
 
 def recording(file: Path) -> Scenario:
-    """The scenario of a recorded trace. Raises OSError, ValueError naming a wrong line."""
-    lines = read(file)
-    last_s = max((arrival.at_s for arrival in recorded(lines)), default=0.0)
+    """The scenario of a recorded trace. Raises InvalidArgument (BAD_TRACE) naming a wrong line."""
+    entries = read_trace(file)
+    span_s = entries[-1].at_s - entries[0].at_s
     return Scenario(
         "recorded",
-        f"{file.name}: {len(lines)} requests in {last_s:.1f} s.",
-        [Case(name, partial(run_recorded, policy=name, lines=lines)) for name in POLICIES],
+        f"{file.name}: {len(entries)} requests in {span_s:.1f} s.",
+        [Case(name, partial(run_recorded, policy=name, entries=entries)) for name in POLICIES],
         (GOODPUT, IN_SLO, LATE, P50, P99),
-        last_s + 1.0,
+        span_s + 1.0,
     )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from gateway.policy.batching import ADMIT, Admit, Backlog, Reject
-from gateway.policy.queue import QueueKey
+from gateway.policy.lane import QueueKey
 from gateway.policy.quote import Quote
 
 

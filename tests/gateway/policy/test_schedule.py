@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from gateway.policy.balance import Balance
 from gateway.policy.batching import Admit, Backlog, Fit
-from gateway.policy.queue import QueueKey
+from gateway.policy.lane import QueueKey
 from gateway.policy.schedule import Order, Schedule, Tuning
 from gateway.policy.speed import Speeds
 from tests.gateway.policy.test_batching import Item, key
