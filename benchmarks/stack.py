@@ -145,7 +145,7 @@ class Stack:
 
     def _start(self) -> None:
         samples, _ = self.model.samples()
-        np.savez(self.samples, **samples)  # type: ignore[arg-type]
+        np.savez(self.samples, allow_pickle=False, **samples)
         store = f"file://{self.directory / 'store'}"
         settings = {"port": 0, "store": store, "models": self.model.name, "threads": self.threads}
         settings |= self.replica_settings

@@ -6,6 +6,7 @@ data drops the rows that fill no whole batch; the next pass draws another order.
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import Any
 
 from torch.utils.data import Dataset, DistributedSampler, default_collate
@@ -22,7 +23,7 @@ class Batches:
     def __init__(
         self, dataset: Dataset[Any], rows: int, *, seed: int, rank: int, world: int
     ) -> None:
-        total = len(dataset)  # type: ignore[arg-type]
+        total = len(dataset) if isinstance(dataset, Sized) else 0
         if total < world or rows < 1:
             raise InvalidArgument(
                 "BAD_DATASET",
