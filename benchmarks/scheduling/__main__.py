@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.report import table_console
+from benchmarks.scheduling.learning import measure_learning
 from benchmarks.scheduling.plant import Plant
 from benchmarks.scheduling.report import Report
 from benchmarks.scheduling.scenarios import Bench, measurements
@@ -38,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 progress.update(task, description=label)
                 report.lines.extend(bench.run(what))
                 progress.advance(task)
+            if options.failures:
+                progress.update(task, description="learning")
+                report.learned = measure_learning()
         except KeyboardInterrupt:
             interrupted = True
     report.print(table_console())

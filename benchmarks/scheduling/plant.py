@@ -23,7 +23,7 @@ from headrace.model import Model, load_model
 from headrace.publisher import Publisher
 
 MODEL = "sleeper"
-SLOW_CHANNEL = "slow"
+SLOW, SLOW_CHANNEL = 10.0, "slow"
 MILLISECONDS = 1000
 READY_WITHIN_S = 60.0
 POLL_S = 0.05
@@ -67,20 +67,23 @@ class Running:
 
     def __init__(self, directory: Path, plant: Plant, *, slow: bool) -> None:
         self._plant = plant
-        store = f"file://{directory}/store"
-        model = _sleeper(plant, 1)
-        with Publisher(store, model=model) as publisher:
-            publisher.publish(model.build())
-        if slow:
-            model = _sleeper(plant, 10)
-            with Publisher(store, model=model, channel=SLOW_CHANNEL) as publisher:
-                publisher.publish(model.build())
         self._directory = directory
+        self._store = f"file://{directory}/store"
+        self.publish(1.0)
+        if slow:
+            self.publish(SLOW, channel=SLOW_CHANNEL)
         self.replicas = [
-            self._replica(at, store, f"@{SLOW_CHANNEL}" if slow and not at else "")
+            self._replica(at, f"@{SLOW_CHANNEL}" if slow and not at else "")
             for at in range(plant.replicas)
         ]
         self.gateway: Service | None = None
+
+    def publish(self, factor: float, *, channel: str = "stable") -> None:
+        """A version whose batches take `factor` times as long."""
+        made: Any = type(load_model("examples.sleeper:Sleeper"))
+        model: Model = made(factor * self._plant.alpha_ms, factor * self._plant.beta_ms)
+        with Publisher(self._store, model=model, channel=channel) as publisher:
+            publisher.publish(model.build())
 
     def start(self, policy: str) -> None:
         """Starts the replicas and the gateway; returns when it serves."""
@@ -134,23 +137,16 @@ class Running:
                     raise RuntimeError(f"{MODEL} was not ready within {READY_WITHIN_S:.0f} s")
                 time.sleep(POLL_S)
 
-    def _replica(self, at: int, store: str, channel: str) -> Service:
+    def _replica(self, at: int, channel: str) -> Service:
         settings = {
             "port": 0,
-            "store": store,
+            "store": self._store,
             "models": MODEL + channel,
             "allow_import_path": "true",
             "drain_notice_s": 0,
         }
         log = self._directory / f"replica-{at}.log"
         return Service("inference_service", settings, log, threads=1)
-
-
-def _sleeper(plant: Plant, factor: float) -> Model:
-    """The example model that only takes time."""
-    made: Any = type(load_model("examples.sleeper:Sleeper"))
-    model: Model = made(factor * plant.alpha_ms, factor * plant.beta_ms)
-    return model
 
 
 @contextmanager

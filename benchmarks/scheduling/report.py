@@ -14,19 +14,21 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.report import conditions, table_of
+from benchmarks.scheduling.learning import SLOWDOWN, Learned
 from benchmarks.scheduling.plant import Plant
 from benchmarks.scheduling.scenarios import Line
 
 OFFERED_LOAD = "offered load"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Report:
     """One run: on which plant, under which conditions, and what came out."""
 
     plant: Plant
     seconds: float
     lines: list[Line] = field(default_factory=list)
+    learned: Learned | None = None
     conditions: Mapping[str, Any] = field(
         default_factory=lambda: conditions("benchmarks.scheduling")
     )
@@ -53,6 +55,8 @@ class Report:
         console.print()
         console.print(_offered_table(self._of_load()))
         console.print(_scenario_table([line for line in self.lines if line not in self._of_load()]))
+        if self.learned is not None:
+            console.print(_learning_table(self.learned))
 
     def draw(self, file: Path) -> None:
         """Draws goodput and latency over offered load, a line for each policy."""
@@ -103,7 +107,7 @@ def _offered_table(lines: Sequence[Line]) -> Table:
 def _scenario_table(lines: Sequence[Line]) -> Table:
     table = table_of(
         "scenario", "offered", "who", "requests", "in time", "late", "p50 ms", "p99 ms",
-        "tries", "failed",
+        "tries", "recovered after s", "failed",
     )  # fmt: skip
     for line in lines:
         table.add_row(
@@ -116,8 +120,27 @@ def _scenario_table(lines: Sequence[Line]) -> Table:
             f"{line.p50_ms:.0f}",
             f"{line.p99_ms:.0f}",
             str(line.tries),
+            "" if line.recovery_s is None else f"{line.recovery_s:.1f}",
             _counts(line.reasons or line.failed),
         )
+    return table
+
+
+def _learning_table(found: Learned) -> Table:
+    table = table_of(
+        "learned by the worst of the replicas",
+        "alpha off",
+        "beta off",
+        "learned anew after batches",
+        "in s",
+    )
+    table.add_row(
+        f"after {found.batches} batches each; then a version {SLOWDOWN:g} times as slow",
+        f"{found.alpha_off:.1%}",
+        f"{found.beta_off:.1%}",
+        "never" if found.relearned_batches is None else str(found.relearned_batches),
+        "never" if found.relearned_s is None else f"{found.relearned_s:.1f}",
+    )
     return table
 
 

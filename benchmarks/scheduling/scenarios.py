@@ -24,6 +24,11 @@ WARM_UP_S = 6.0
 # Clients that neither give up nor insist: what the server does is seen.
 PATIENCE_S = 15.0
 STOPPED_S = 4.0
+BURST, BURST_S = 3.0, 5.0
+# Of the time series.
+INTERVAL_S = 0.2
+# Of the requests of an interval in time: recovered.
+RECOVERED = 0.99
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +36,8 @@ class Line:
     """One measurement: of a policy, a scenario, and a class or tenant of its load.
 
     `offered` is a multiple of the capacity; `goodput` the share of the capacity answered in time;
-    `in_time` and `late` are shares of the requests; `gateway_us` is CPU time per request.
+    `in_time` and `late` are shares of the requests; `gateway_us` is CPU time per request. After a
+    burst all requests are in time again, for good, from `recovery_s` on.
     """
 
     scenario: str
@@ -49,6 +55,7 @@ class Line:
     tries: int = 0
     gateway_us: float = 0.0
     kept_up: bool = True
+    recovery_s: float | None = None
 
 
 Act = Callable[[Running], None]
@@ -67,6 +74,11 @@ class Measurement:
     retries: int = 0
     slow: bool = False
     acts: tuple[tuple[float, Act], ...] = ()
+
+    @property
+    def burst_ends_s(self) -> float | None:
+        """When the load is as before; None if it never was another."""
+        return self.steps[0][1] + self.steps[1][1] if self.steps else None
 
 
 def measurements(seconds: float, *, baselines: bool, failures: bool) -> Iterator[Measurement]:
@@ -125,14 +137,15 @@ def _failures(seconds: float) -> Iterator[Measurement]:
         seconds,
         mix=Mix(tenants=(Tenant("a", share=1.0), Tenant("b", share=1.0))),
     )
-    yield Measurement(
-        "burst of 5 s, clients retry 3 times",
-        OURS,
-        STEADY,
-        seconds,
-        steps=((STEADY, third), (3.0, 5.0), (STEADY, seconds - third)),
-        retries=3,
-    )
+    for name, retries in (("burst of 5 s", 0), ("burst of 5 s, clients retry 3 times", 3)):
+        yield Measurement(
+            name,
+            OURS,
+            STEADY,
+            seconds,
+            steps=((STEADY, third), (BURST, BURST_S), (STEADY, seconds - third)),
+            retries=retries,
+        )
 
 
 class Bench:
@@ -168,6 +181,7 @@ class Bench:
             warmup_s=WARM_UP_S,
             timeout_s=PATIENCE_S,
             retries=what.retries,
+            interval_s=INTERVAL_S,
             processes=self._processes,
             seed=1,
         )
@@ -211,9 +225,22 @@ class Bench:
             failed=dict(tally.failed),
             reasons=dict(tally.reasons),
             tries=tally.tries,
+            recovery_s=recovery_s(tally, what.burst_ends_s),
         )
 
 
 async def _later(delay_s: float, act: Act, stack: Running) -> None:
     await asyncio.sleep(delay_s)
     act(stack)
+
+
+def recovery_s(tally: Tally, burst_ends_s: float | None) -> float | None:
+    """From the end of the burst until after the last interval in which too few were in time."""
+    if burst_ends_s is None:
+        return None
+    bad = [
+        (number + 1) * INTERVAL_S
+        for number, interval in tally.intervals.items()
+        if number * INTERVAL_S >= burst_ends_s and interval.good < RECOVERED * interval.offered
+    ]
+    return max(bad, default=burst_ends_s) - burst_ends_s

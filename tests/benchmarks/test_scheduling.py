@@ -7,9 +7,18 @@ import json
 import pytest
 from rich.console import Console
 
+from benchmarks.scheduling.learning import Learned, measure_learning
 from benchmarks.scheduling.plant import POLICIES, Plant
 from benchmarks.scheduling.report import Report
-from benchmarks.scheduling.scenarios import Bench, Line, Measurement, measurements
+from benchmarks.scheduling.scenarios import (
+    INTERVAL_S,
+    Bench,
+    Line,
+    Measurement,
+    measurements,
+    recovery_s,
+)
+from headrace.load.tally import Interval, Tally
 
 SMALL = Plant(replicas=2, alpha_ms=40.0, beta_ms=5.0, most_rows=8, objective_ms=400.0)
 
@@ -44,14 +53,35 @@ def test_a_load_on_the_real_stack(policy):
     assert 0 < found.p50_ms <= found.p99_ms
 
 
+def test_recovery_counts_from_the_end_of_the_burst_to_the_last_bad_interval():
+    tally = Tally(INTERVAL_S)
+    for number in range(30):
+        tally.intervals[number] = Interval(offered=10, good=10)
+    assert recovery_s(tally, 3.0) == 0.0
+    tally.intervals[16] = Interval(offered=10, good=9)
+    assert recovery_s(tally, 3.0) == pytest.approx(0.4)
+    assert recovery_s(tally, None) is None
+
+
+@pytest.mark.system
+def test_what_a_gateway_learned_of_replicas_is_measured():
+    plant = Plant(replicas=2, alpha_ms=20.0, beta_ms=2.5, objective_ms=140.0)
+    found = measure_learning(plant, watched_s=4.0)
+    assert found.batches >= 200
+    # A busy machine adds to what the model sleeps, never takes away.
+    assert 0 <= found.beta_off < 1 and 0 <= found.alpha_off < 2
+
+
 def test_a_report_is_printed_written_and_drawn(tmp_path):
     report = Report(SMALL, 3.0)
     found = [line("headrace", 0.5), line("timer", 2.0), line("headrace", 0.6, "a flood")]
     report.lines.extend(found)
+    report.learned = Learned(200, 0.019, 0.002, 6, 2.2)
     with (tmp_path / "out").open("w") as output:
         report.print(Console(width=200, file=output))
     text = (tmp_path / "out").read_text()
     assert "capacity 200 rows/s" in text and "a flood" in text and "10 QUEUE_FULL" in text
+    assert "1.9%" in text
     report.write(tmp_path / "new" / "found.json")
     written = json.loads((tmp_path / "new" / "found.json").read_text())
     assert written["capacity_rows_per_s"] == 200.0 and len(written["lines"]) == 3
