@@ -319,7 +319,7 @@ class Life(RuleBasedStateMachine):
         chosen = self.waiting[at % len(self.waiting)].key
         taken = self.core.take(chosen, rows)
         assert taken
-        assert {item.key for item in taken} == {chosen}
+        assert {tuple(item.key) for item in taken} == {tuple(chosen)}
         assert len(taken) == 1 or sum(item.rows for item in taken) <= rows
         left = [item for item in self.waiting if item.key == chosen and item not in taken]
         for tenant in {item.tenant for item in taken}:

@@ -25,6 +25,7 @@ class World:
 
     def __init__(self, *addresses: str, tuning: Tuning | None = None, inflight: int = 1) -> None:
         self.now = 0.0
+        self.inflight = inflight
         self.backlog: Backlog[Item] = Backlog(max_requests=1000, max_bytes=10**9)
         self.balance = Balance(max_inflight=inflight)
         self.schedule = Schedule(self, self.balance, Speeds(), tuning)
@@ -65,6 +66,9 @@ class World:
             orders.append(order)
             batch = self.backlog.take(order.key, order.rows)
             assert batch, "an order for nothing"
+            # So whoever is answered late is late by no more than one batch and the one before it.
+            assert all(item.due_at > self.now for item in batch), "sent after its deadline"
+            assert self.balance.inflight(order.address) < self.inflight, "no room there"
             rows, flight = sum(item.rows for item in batch), next(self._ids)
             self.balance.on_sent(order.address)
             self.schedule.on_sent(flight, order.key, order.address, rows, self.now)
@@ -364,10 +368,14 @@ class Life(RuleBasedStateMachine):
         world = self.world
         orders = world.pump()
         for _, batch, _ in world.flights.values():
-            assert len({item.key for item in batch}) == 1
+            # As tuples, whatever keys say of their being equal.
+            assert len({tuple(item.key) for item in batch}) == 1, "versions or shapes mixed"
             rows = sum(item.rows for item in batch)
             assert len(batch) == 1 or rows <= batch[0].key.max_rows
         assert len(orders) <= 6
+        served = any(world.balance.has_candidate(key.model) for key in world.backlog.waiting())
+        under_way = world.flights or world.schedule.next_wakeup() is not None
+        assert under_way or not served, "requests wait, and nothing goes on"
         wakes = [world.schedule.next_wakeup(), world.backlog.next_wakeup(world.now)]
         assert all(at is None or at > world.now for at in wakes), "a wake-up in the past"
 
