@@ -11,7 +11,13 @@ from benchmarks.simulate.arrivals import PLAIN, poisson
 from benchmarks.simulate.gateway import Headrace
 from benchmarks.simulate.policies import OURS
 from benchmarks.simulate.replica import Speed
-from benchmarks.simulate.scenarios.failures import run_killed, slow_down
+from benchmarks.simulate.scenarios.failures import (
+    run_failing,
+    run_killed,
+    run_stopped,
+    slow_down,
+)
+from benchmarks.simulate.scenarios.learning import run_learning
 from benchmarks.simulate.scenarios.overload import run_burst
 from benchmarks.simulate.scenarios.sharing import run_flood, run_tenants
 from benchmarks.simulate.scenarios.steady import REFERENCE, run_steady
@@ -78,6 +84,23 @@ def kill_fails_nobody() -> bool:
     """What a killed replica had is answered by others."""
     found = run_killed(SEED, 3.0, policy=OURS, load=0.5, times=3)
     return found["lost"] == 0
+
+
+def stop_costs_one_batch() -> bool:
+    """A replica that stops keeps what it had then, and gets nothing more."""
+    found = run_stopped(SEED, 3.0, policy=OURS, load=0.5)
+    return found["bad"] <= REFERENCE.max_rows
+
+
+def retries_do_not_multiply_the_load() -> bool:
+    """Where every batch of one replica fails, a tenth more batches are sent at most."""
+    return run_failing(SEED, 5.0, load=0.5, count=1)["amplification"] <= 1.1
+
+
+def slower_replicas_are_learned_anew() -> bool:
+    """All become twice as slow: predictions are within 5 % again in two seconds."""
+    found = run_learning(SEED, 5.2, load=0.6, noise=0.0)
+    return max(found["alpha"], found["beta"]) <= 0.05 and found["relearned_s"] <= 2.0
 
 
 def retries_keep_their_deadline() -> bool:

@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.simulate.gateway import Headrace
 from gateway.policy import latency
+from gateway.policy.balance import Balance
 from gateway.policy.batching import Backlog
 from gateway.policy.fairness import Shares
 from gateway.policy.latency import BatchLatency
@@ -36,6 +37,9 @@ FIGURES: dict[str, Callable[[], bool]] = {
     "tenants": figures.tenants_get_their_shares,
     "slow replica": figures.slow_replica_hurts_nobody,
     "kill": figures.kill_fails_nobody,
+    "stop": figures.stop_costs_one_batch,
+    "amplification": figures.retries_do_not_multiply_the_load,
+    "learning": figures.slower_replicas_are_learned_anew,
     "deadline of retries": figures.retries_keep_their_deadline,
     "recovery": figures.recovery_takes_no_longer_than_an_objective,
 }
@@ -77,6 +81,17 @@ def forget_deadlines(monkeypatch):
     monkeypatch.setattr(Headrace, "_goes_again", goes_again)
 
 
+def bind_early(monkeypatch):
+    def in_turn(self, model, version, avoid):
+        self._turn = getattr(self, "_turn", 0) + 1
+        seats = list(self._seats.items())
+        address, _ = seats[self._turn % len(seats)]
+        return iter([(0, address)])
+
+    monkeypatch.setattr(Balance, "open", in_turn)
+    monkeypatch.setattr(Speeds, "stuck_at", lambda *_: float("inf"))
+
+
 # What is wrong, and the figure that tells.
 MUTANTS = {
     "no early drop": ("goodput at 2x", instead(Queue, "trim", lambda self, fit, target: [])),
@@ -89,6 +104,12 @@ MUTANTS = {
     "no charge": ("tenants", instead(Shares, "charge", lambda self, name, *_: self.clock(name))),
     "slow replicas asked": ("slow replica", instead(Speeds, "slow", lambda *_: False)),
     "no retries": ("kill", instead(RetryPolicy, "decide", lambda *_, **__: Verdict.GIVE_UP)),
+    "batches wait at replicas": ("stop", bind_early),
+    "no retry budget": (
+        "amplification",
+        instead(RetryPolicy, "decide", lambda *_, **__: Verdict.RETRY),
+    ),
+    "no change noticed": ("learning", instead(latency, "_direction", lambda ratio: 0)),
     "deadline forgotten": ("deadline of retries", forget_deadlines),
 }
 
