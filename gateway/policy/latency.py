@@ -112,7 +112,7 @@ class BatchLatency:
             seconds = min(seconds, MOST_SURPRISE * expected_s)
         self._learn(float(rows), seconds)
 
-    def predict(self, rows: int) -> float:
+    def predict(self, rows: float) -> float:
         """Seconds that a batch of `rows` rows is expected to take; 0 if nothing is known."""
         return self.slowness * (self.alpha_s + self.beta_s * rows)
 

@@ -23,6 +23,8 @@ SLOW_AT_LEAST_S = 0.002
 OVERDUE = 3.0
 OVERDUE_AT_LEAST_S = 0.05
 PROBE_EVERY_S = 0.2
+# Of a batch's rows in the average by which endpoints are compared.
+TYPICAL_WEIGHT = 0.05
 
 
 @dataclass(slots=True)
@@ -70,7 +72,8 @@ class Speeds:
     def __init__(self) -> None:
         self._endpoints: dict[str, _Endpoint] = {}
         self._flights: dict[int, _Flight] = {}
-        # Seconds of the fastest endpoint for one row, by model.
+        # Rows of a batch lately, and the fastest endpoint's seconds for so many, by model.
+        self._typical: dict[str, float] = {}
         self._fastest: dict[str, float] = {}
         # Models of which an endpoint was slow when the fleet was last added up.
         self._with_slow: set[str] = set()
@@ -96,6 +99,8 @@ class Speeds:
             # The first batch pays for the connection, and for all that was not yet warm.
             endpoint.warm.add(flight.model)
             return None
+        typical = self._typical.setdefault(flight.model, float(flight.rows))
+        self._typical[flight.model] = typical + TYPICAL_WEIGHT * (flight.rows - typical)
         expected_s = latency.predict(flight.rows)
         latency.on_batch(flight.rows, seconds)
         return Observation(flight.address, expected_s, seconds)
@@ -153,7 +158,7 @@ class Speeds:
     def slow(self, address: str, model: str) -> bool:
         """Whether the endpoint is much slower than the fastest, as of the last `fleet`."""
         fastest_s = self._fastest.get(model, 0.0)
-        seconds = self.latency(address, model).predict(1)
+        seconds = self._seconds(model, self.latency(address, model))
         return fastest_s > 0 and seconds > _slow_s(fastest_s)
 
     def any_slow(self, model: str) -> bool:
@@ -163,7 +168,7 @@ class Speeds:
     def ratio(self, address: str, model: str) -> float:
         """How much longer the endpoint takes than the fastest; 1 if nothing is known."""
         fastest_s = self._fastest.get(model, 0.0)
-        seconds = self.latency(address, model).predict(1)
+        seconds = self._seconds(model, self.latency(address, model))
         return seconds / fastest_s if fastest_s > 0 and seconds > 0 else 1.0
 
     def fleet(self, model: str, addresses: Collection[str], now: float) -> Fleet:
@@ -176,13 +181,15 @@ class Speeds:
         if not known:
             self._fastest.pop(model, None)
             return Fleet()
-        fastest_s = self._fastest[model] = min(latency.predict(1) for latency in known)
-        usable = [item for item in known if item.predict(1) <= _slow_s(fastest_s)]
+        times = [self._seconds(model, latency) for latency in known]
+        fastest_s = self._fastest[model] = min(times)
+        slow_s = _slow_s(fastest_s)
+        usable = [seconds for seconds in times if seconds <= slow_s]
         (self._with_slow.add if len(usable) < len(known) else self._with_slow.discard)(model)
-        best = min(usable, key=lambda latency: latency.predict(1))
+        best = known[times.index(fastest_s)]
         # Those of which nothing is known yet count as one of the others.
         unknown = sum(not self.latency(address, model).known for address in addresses)
-        speed = sum(fastest_s / latency.predict(1) if fastest_s else 1.0 for latency in usable)
+        speed = sum(fastest_s / seconds if fastest_s else 1.0 for seconds in usable)
         return Fleet(
             speed * (1 + unknown / len(known)),
             best.slowness * best.alpha_s,
@@ -213,6 +220,10 @@ class Speeds:
             for model, latency in endpoint.latencies.items()
             if latency.known
         }
+
+    def _seconds(self, model: str, latency: BatchLatency) -> float:
+        """What a batch of the usual size takes."""
+        return latency.predict(self._typical.get(model, 1.0))
 
     def _is_first(self, flight_id: int) -> bool:
         """Whether nothing sent before it is in flight at its endpoint."""

@@ -35,8 +35,15 @@ def goodput_holds(load: float, seconds: float) -> bool:
 
 def little_is_late_in_spite_of_noise() -> bool:
     """No more than one answer in 1,000, where batches vary by 5 %."""
-    found = run_steady(SEED, 2.0, policy=OURS, load=2.0, plant=NOISY)
-    return found["goodput"] >= 0.97 and found["late"] <= 0.001
+    found = [run_steady(seed, 2.0, policy=OURS, load=2.0, plant=NOISY) for seed in (1, 2, SEED)]
+    late = sum(each["late"] for each in found) / len(found)
+    return late <= 0.001 and all(each["goodput"] >= 0.97 for each in found)
+
+
+def noise_makes_nobody_slow() -> bool:
+    """Where all batches have one size, what is guessed of others bars no replica."""
+    # With this seed one replica's line goes through zero.
+    return run_steady(7, 1.5, policy=OURS, load=2.0, plant=NOISY)["goodput"] >= 0.97
 
 
 def refusals_come_at_once() -> bool:

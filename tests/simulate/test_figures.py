@@ -30,6 +30,7 @@ FIGURES: dict[str, Callable[[], bool]] = {
     "goodput at 5x": partial(figures.goodput_holds, 5.0, 0.8),
     "goodput at 10x": partial(figures.goodput_holds, 10.0, 0.6),
     "late, with noise": figures.little_is_late_in_spite_of_noise,
+    "all used, with noise": figures.noise_makes_nobody_slow,
     "refusals": figures.refusals_come_at_once,
     "idle": figures.answers_are_quick_when_idle,
     "tail": figures.tail_is_short_at_half_load,
@@ -97,6 +98,10 @@ MUTANTS = {
     "no early drop": ("goodput at 2x", instead(Queue, "trim", lambda self, fit, target: [])),
     "nothing learned": ("goodput at 2x", instead(BatchLatency, "_learn", lambda *_: None)),
     "no margin": ("late, with noise", keep_no_margin),
+    "compared at one row": (
+        "all used, with noise",
+        instead(Speeds, "_seconds", lambda self, model, latency: latency.predict(1)),
+    ),
     "no admission": ("refusals", instead(Backlog, "_late", lambda *_: None)),
     "no pace": ("tail", instead(Pace, "next_at", lambda self, *_: self.dispatched_at)),
     "always a full batch": ("idle", instead(Schedule, "_until", lambda *_: float("inf"))),

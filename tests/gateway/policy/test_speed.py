@@ -63,6 +63,21 @@ def test_one_that_is_ten_times_slower_is_slow_and_left_out_of_the_fleet():
     assert fleet.seconds(8) == pytest.approx(0.008, rel=0.05)
 
 
+def test_endpoints_are_compared_at_the_size_that_batches_have():
+    core = Speeds()
+    for number in range(40):
+        # Both take 21 ms for 64 rows; what few batches told of the slope differs.
+        size = 64 if number > 2 else 48
+        for address, alpha_s in (("a", 0.0), ("b", 0.010)):
+            seconds = alpha_s + (0.021 - alpha_s) * size / 64
+            flight = next(FLIGHTS)
+            core.on_sent(flight, address, "m", size, float(number))
+            core.on_answered(flight, number + seconds)
+    assert core.latency("b", "m").predict(1) > 10 * core.latency("a", "m").predict(1)
+    assert core.fleet("m", ["a", "b"], 100.0).replicas == pytest.approx(2.0, rel=0.05)
+    assert not core.slow("a", "m") and not core.slow("b", "m")
+
+
 def test_an_endpoint_of_which_nothing_is_known_counts_as_one_of_the_others():
     core = Speeds()
     assert core.fleet("m", ["a", "b"], 0.0).replicas == 0
