@@ -115,9 +115,10 @@ async def test_health_follows_the_fleet(replica, gateway):
 
 
 async def test_the_admin_port_tells_and_takes_out(replica, gateway, connect):
-    first, second = replica(), replica("--no-stream")
+    # Long batches: what a busy machine adds makes neither look slow.
+    first, second = replica("--alpha-s", "0.05"), replica("--alpha-s", "0.05", "--no-stream")
     # A machine under load can stall a healthy replica beyond the default; states are asserted here.
-    process = gateway(first, second, health_timeout_s=10)
+    process = gateway(first, second, health_timeout_s=10, hedging="false")
     client = connect(process)
     for number in range(6):
         await ask(client, rows(2, number))
