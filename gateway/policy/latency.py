@@ -92,6 +92,11 @@ class BatchLatency:
         """Whether anything was learned."""
         return self._count > 0
 
+    @property
+    def rows(self) -> float:
+        """Of a batch lately: where the line is least of a guess; 1 if nothing is known."""
+        return self._x / self._weight if self._weight else 1.0
+
     def on_batch(self, rows: int, seconds: float) -> None:
         """A batch of `rows` rows took so long."""
         expected_s = self.predict(rows)

@@ -72,9 +72,9 @@ class Speeds:
     def __init__(self) -> None:
         self._endpoints: dict[str, _Endpoint] = {}
         self._flights: dict[int, _Flight] = {}
-        # Rows of a batch lately, and the fastest endpoint's seconds for so many, by model.
+        # Rows of a batch lately, and the endpoint that is fastest with so many, by model.
         self._typical: dict[str, float] = {}
-        self._fastest: dict[str, float] = {}
+        self._fastest: dict[str, BatchLatency] = {}
         # Models of which an endpoint was slow when the fleet was last added up.
         self._with_slow: set[str] = set()
 
@@ -157,9 +157,7 @@ class Speeds:
 
     def slow(self, address: str, model: str) -> bool:
         """Whether the endpoint is much slower than the fastest, as of the last `fleet`."""
-        fastest_s = self._fastest.get(model, 0.0)
-        seconds = self._seconds(model, self.latency(address, model))
-        return fastest_s > 0 and seconds > _slow_s(fastest_s)
+        return self._is_slow(model, self.latency(address, model))
 
     def any_slow(self, model: str) -> bool:
         """Whether any endpoint was slow at the last `fleet`: if not, nobody need be looked at."""
@@ -167,9 +165,7 @@ class Speeds:
 
     def ratio(self, address: str, model: str) -> float:
         """How much longer the endpoint takes than the fastest; 1 if nothing is known."""
-        fastest_s = self._fastest.get(model, 0.0)
-        seconds = self._seconds(model, self.latency(address, model))
-        return seconds / fastest_s if fastest_s > 0 and seconds > 0 else 1.0
+        return self._ratio(model, self.latency(address, model))
 
     def fleet(self, model: str, addresses: Collection[str], now: float) -> Fleet:
         """The endpoints taken together, those that are slow or overdue left out."""
@@ -181,15 +177,13 @@ class Speeds:
         if not known:
             self._fastest.pop(model, None)
             return Fleet()
-        times = [self._seconds(model, latency) for latency in known]
-        fastest_s = self._fastest[model] = min(times)
-        slow_s = _slow_s(fastest_s)
-        usable = [seconds for seconds in times if seconds <= slow_s]
+        typical = self._typical.get(model, 1.0)
+        best = self._fastest[model] = min(known, key=lambda latency: latency.predict(typical))
+        usable = [latency for latency in known if not self._is_slow(model, latency)]
         (self._with_slow.add if len(usable) < len(known) else self._with_slow.discard)(model)
-        best = known[times.index(fastest_s)]
         # Those of which nothing is known yet count as one of the others.
         unknown = sum(not self.latency(address, model).known for address in addresses)
-        speed = sum(fastest_s / seconds if fastest_s else 1.0 for seconds in usable)
+        speed = sum(1 / max(self._ratio(model, latency), 1.0) for latency in usable)
         return Fleet(
             speed * (1 + unknown / len(known)),
             best.slowness * best.alpha_s,
@@ -221,9 +215,23 @@ class Speeds:
             if latency.known
         }
 
-    def _seconds(self, model: str, latency: BatchLatency) -> float:
-        """What a batch of the usual size takes."""
-        return latency.predict(self._typical.get(model, 1.0))
+    def _is_slow(self, model: str, latency: BatchLatency) -> bool:
+        fastest = self._fastest.get(model)
+        if fastest is None or fastest is latency:
+            return False
+        return all(
+            latency.predict(rows) > _slow_s(fastest.predict(rows))
+            for rows in (self._typical.get(model, 1.0), latency.rows)
+        )
+
+    def _ratio(self, model: str, latency: BatchLatency) -> float:
+        fastest = self._fastest.get(model)
+        if fastest is None or fastest is latency or not latency.known:
+            return 1.0
+        return min(
+            latency.predict(rows) / (fastest.predict(rows) or latency.predict(rows) or 1.0)
+            for rows in (self._typical.get(model, 1.0), latency.rows)
+        )
 
     def _is_first(self, flight_id: int) -> bool:
         """Whether nothing sent before it is in flight at its endpoint."""

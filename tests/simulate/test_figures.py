@@ -82,6 +82,11 @@ def forget_deadlines(monkeypatch):
     monkeypatch.setattr(Headrace, "_goes_again", goes_again)
 
 
+def slow_at_one_row(self, model, latency):
+    fastest = self._fastest.get(model)
+    return fastest is not None and latency.predict(1) > 3 * fastest.predict(1) + 0.002
+
+
 def bind_early(monkeypatch):
     def in_turn(self, model, version, avoid):
         self._turn = getattr(self, "_turn", 0) + 1
@@ -100,7 +105,7 @@ MUTANTS = {
     "no margin": ("late, with noise", keep_no_margin),
     "compared at one row": (
         "all used, with noise",
-        instead(Speeds, "_seconds", lambda self, model, latency: latency.predict(1)),
+        instead(Speeds, "_is_slow", slow_at_one_row),
     ),
     "no admission": ("refusals", instead(Backlog, "_late", lambda *_: None)),
     "no pace": ("tail", instead(Pace, "next_at", lambda self, *_: self.dispatched_at)),

@@ -78,6 +78,24 @@ def test_endpoints_are_compared_at_the_size_that_batches_have():
     assert not core.slow("a", "m") and not core.slow("b", "m")
 
 
+def test_one_that_saw_no_large_batch_yet_is_not_slow_for_it():
+    core = Speeds()
+    for address in ("a", "b"):
+        for number in range(40):
+            flight = next(FLIGHTS)
+            core.on_sent(flight, address, "m", 1, float(number))
+            core.on_answered(flight, number + 0.00525)
+    for number in range(100, 140):
+        flight = next(FLIGHTS)
+        core.on_sent(flight, "a", "m", 64, float(number))
+        core.on_answered(flight, number + 0.021)
+    core.fleet("m", ["a", "b"], 200.0)
+    # A guess on the high side: nobody knows how it does with more rows.
+    assert core.latency("b", "m").predict(64) > 3 * core.latency("a", "m").predict(64)
+    assert not core.slow("b", "m")
+    assert core.ratio("b", "m") < 1.5
+
+
 def test_an_endpoint_of_which_nothing_is_known_counts_as_one_of_the_others():
     core = Speeds()
     assert core.fleet("m", ["a", "b"], 0.0).replicas == 0
