@@ -289,8 +289,10 @@ def test_a_stream_that_breaks_fails_what_waits_and_is_opened_anew():
     with serving() as server:
         total = run(plan(server, model="broken", streams=1)).total
     assert balanced(total)
-    assert total.failed == {"UNAVAILABLE": 100}
-    assert total.reasons == {"STREAM_ENDED": 100}
+    # gRPC itself says INTERNAL where the stream's end and our next message cross.
+    assert total.failed.total() == 100 and set(total.failed) <= {"UNAVAILABLE", "INTERNAL"}
+    assert total.reasons == {"STREAM_ENDED": total.failed["UNAVAILABLE"]}
+    assert len(server.servicer.requests) > 1
 
 
 def test_nobody_there_is_told_with_the_address():
