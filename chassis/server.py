@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from chassis.connections import DEFAULT_MESSAGE_BYTES, is_loopback, server_options
 from chassis.edge import Gate, service_handler
 from chassis.errors import HeadraceError, InvalidArgument
-from chassis.memory import return_memory
+from chassis.memory import limit_arenas, return_memory
 from chassis.protection import Protection
 from chassis.telemetry import logger
 from chassis.tls import server_credentials
@@ -168,6 +168,7 @@ def run(main: Coroutine[Any, Any, None]) -> int:
 
     A HeadraceError is a sentence on standard error and exit code 2.
     """
+    limit_arenas()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(main)

@@ -110,6 +110,12 @@ def child_environment(**changes: str) -> dict[str, str]:
     return os.environ | changes
 
 
+def malloc_arenas_are_set() -> bool:
+    """Whether the environment tells glibc how many arenas to have."""
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    return "MALLOC_ARENA_MAX" in os.environ or "glibc.malloc.arena_max" in tunables
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A clause that names the closest of `known`, or all of them if none is close."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

@@ -20,7 +20,7 @@ from tests.fuzz.plan import shots, warm_up
 from tests.fuzz.shot import Shot
 from tests.fuzz.tally import Tally
 from tests.fuzz.valid import KEY, REGION_BYTES
-from tests.fuzz.vitals import Vitals, rested, settled
+from tests.fuzz.vitals import Vitals, rested
 from tests.fuzz.volley import fire
 from tests.system.stack import Service, Stack, wait_until
 
@@ -153,13 +153,12 @@ def _check_vitals(servers: dict[str, Service], before: dict[str, Vitals], report
         if server.process.poll() is not None:
             report.broken.append(f"the {name} ended with code {server.process.returncode}")
             continue
-        after, waited_s = settled(server.process.pid, before[name])
+        after = rested(server.process.pid)
         report.vitals[name] = {
             "memory_mb_before": round(before[name].memory_bytes / 1e6, 1),
             "memory_mb_after": round(after.memory_bytes / 1e6, 1),
             "descriptors_before": before[name].descriptors,
             "descriptors_after": after.descriptors,
-            "settled_s": round(waited_s, 1),
         }
         if not after.within(before[name]):
             report.broken.append(f"the {name} is not back at its baseline: {report.vitals[name]}")

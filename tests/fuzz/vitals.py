@@ -12,8 +12,8 @@ SETTLES_WITHIN_S = 10.0
 # Longer than the servers wait before they return what a burst took.
 REST_S = 6.0
 MOST_GROWTH = 0.05
-# What allocators keep of a process of 100 MB; a leak of 150 bytes a request shows in a whole run.
-SPARE_BYTES = 16_000_000
+# What allocators keep of a process of 100 MB; a leak of 100 bytes a request shows in a whole run.
+SPARE_BYTES = 10_000_000
 # Connections of health checks and of the witness come and go.
 SPARE_DESCRIPTORS = 2
 
@@ -48,14 +48,3 @@ def rested(pid: int) -> Vitals:
         if now != last:
             last, since = now, time.monotonic()
     return last
-
-
-def settled(pid: int, before: Vitals) -> tuple[Vitals, float]:
-    """Waits until the process is back at `before`; what it holds then, and after how long."""
-    started = time.monotonic()
-    while True:
-        now = Vitals.of(pid)
-        waited_s = time.monotonic() - started
-        if now.within(before) or waited_s > SETTLES_WITHIN_S:
-            return now, waited_s
-        time.sleep(0.1)
