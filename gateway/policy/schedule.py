@@ -41,8 +41,6 @@ WAY_SHARE = 0.05
 # most, times the endpoints it has more than a few.
 ADD_UP_EVERY_S = 20e-6
 FEW = 16
-# Endpoints this much slower than the fastest are asked after the others.
-NOTICEABLE = 1.5
 
 
 class Queues(Protocol):
@@ -311,10 +309,10 @@ class Schedule:
                 continue
             if self._speeds.slow(address, model) or self._speeds.overdue(address, now):
                 continue
-            ratio = self._speeds.ratio(address, model)
-            if not inflight and ratio < NOTICEABLE:
+            handicap = self._speeds.handicap(address, model)
+            if not inflight and handicap == 1.0:
                 return address
-            rank = (inflight + (ratio if ratio >= NOTICEABLE else 1.0), inflight, address)
+            rank = (inflight + handicap, inflight, address)
             found = rank if found is None or rank < found else found
         return found[2] if found is not None else self._last_resort(model, version, avoid, now)
 

@@ -17,8 +17,10 @@ from gateway.policy.latency import BatchLatency, LatencySnapshot
 from gateway.policy.pacing import Fleet
 
 SLOW = 3.0
-# And by so much: below that it is the noise of two processes that share a machine.
-SLOW_AT_LEAST_S = 0.002
+# Endpoints this much slower than the fastest are asked after the others.
+NOTICEABLE = 1.5
+# Either, and by so much: below that it is the noise of two processes that share a machine.
+SLOWER_AT_LEAST_S = 0.002
 # Of the span that is expected, and never so soon that a stall of this process looks like theirs.
 OVERDUE = 3.0
 OVERDUE_AT_LEAST_S = 0.05
@@ -167,6 +169,14 @@ class Speeds:
         """How much longer the endpoint takes than the fastest; 1 if nothing is known."""
         return self._ratio(model, self.latency(address, model))
 
+    def handicap(self, address: str, model: str) -> float:
+        """The same where it is more than noise, and 1 otherwise: who is asked after others.
+
+        One that is asked after others is measured no more while the system is nearly idle.
+        """
+        latency = self.latency(address, model)
+        return self._ratio(model, latency) if self._exceeds(model, latency, NOTICEABLE) else 1.0
+
     def fleet(self, model: str, addresses: Collection[str], now: float) -> Fleet:
         """The endpoints taken together, those that are slow or overdue left out."""
         known = [
@@ -216,13 +226,18 @@ class Speeds:
         }
 
     def _is_slow(self, model: str, latency: BatchLatency) -> bool:
+        return self._exceeds(model, latency, SLOW)
+
+    def _exceeds(self, model: str, latency: BatchLatency, times: float) -> bool:
+        """Whether it takes `times` as long as the fastest endpoint, and more than by noise."""
         fastest = self._fastest.get(model)
         if fastest is None or fastest is latency:
             return False
-        return all(
-            latency.predict(rows) > _slow_s(fastest.predict(rows))
-            for rows in (self._typical.get(model, 1.0), latency.rows)
-        )
+        for rows in (self._typical.get(model, 1.0), latency.rows):
+            fastest_s = fastest.predict(rows)
+            if latency.predict(rows) <= max(times * fastest_s, fastest_s + SLOWER_AT_LEAST_S):
+                return False
+        return True
 
     def _ratio(self, model: str, latency: BatchLatency) -> float:
         fastest = self._fastest.get(model)
@@ -245,8 +260,3 @@ class Speeds:
         if flight is not None:
             del self._endpoints[flight.address].flights[flight_id]
         return flight
-
-
-def _slow_s(fastest_s: float) -> float:
-    """Seconds beyond which an endpoint is slow."""
-    return max(SLOW * fastest_s, fastest_s + SLOW_AT_LEAST_S)

@@ -20,6 +20,8 @@ REPLICAS = (4, 16, 64, 250, 1000)
 SCALE_LOADS = (0.5, 0.95, 2.0)
 # As many requests whatever the number of replicas, after as many batches to learn from.
 REQUESTS = 60_000
+# But over ten full batches of a replica at least: with fewer it matters how many just ended.
+LEAST_MEASURED_S = 0.25
 MICROSECONDS = 1e6
 
 
@@ -30,11 +32,11 @@ def run_replicas(seed: int, seconds: float, *, replicas: int, load: float) -> di
     gateway = Headrace(world)
     rate = load * plant.capacity
     world.ask(poisson(world.draw("arrivals"), rate), gateway)
-    # Long enough for several batches of each replica.
+    # Long enough to learn from several batches of each replica.
     warm_s = max(0.15, min(1.0, REQUESTS / rate))
     world.clock.run(warm_s)
     count, began_at = len(world.requests), time.process_time()
-    end_s = warm_s + max(min(seconds, REQUESTS / rate), 0.15)
+    end_s = warm_s + max(min(seconds, REQUESTS / rate), LEAST_MEASURED_S + plant.slo_s)
     world.clock.run(end_s)
     cpu_s = time.process_time() - began_at
     figures = figures_of(world, Window(warm_s, end_s - plant.slo_s))

@@ -197,6 +197,19 @@ def test_a_slow_endpoint_gets_no_batches_until_it_has_recovered():
     assert world.schedule.probe(key(max_rows=16), world.now) is None
 
 
+def test_one_that_is_somewhat_slower_is_asked_after_the_others():
+    world = World("a", "b")
+    world.factors["a"] = 2.0
+    world.teach()
+    for _ in range(3):
+        world.ask()
+        assert [order.address for order in world.pump()] == ["b"]
+        world.end_next()
+    for _ in range(32):
+        world.ask()
+    assert [order.address for order in world.pump()] == ["b", "a"]
+
+
 def test_an_endpoint_that_sits_on_a_batch_is_passed_over():
     world = World("a", "b", inflight=2)
     world.teach()

@@ -63,6 +63,24 @@ def test_one_that_is_ten_times_slower_is_slow_and_left_out_of_the_fleet():
     assert fleet.seconds(8) == pytest.approx(0.008, rel=0.05)
 
 
+@pytest.mark.parametrize(
+    "row_s, slower_row_s, handicap",
+    [
+        pytest.param(0.001, 0.0014, 1.0, id="too little"),
+        pytest.param(0.001, 0.0016, 1.6, id="noticeable"),
+        # Four times as long, and a millisecond in all.
+        pytest.param(0.00005, 0.0002, 1.0, id="noise"),
+    ],
+)
+def test_one_that_is_slower_by_more_than_noise_has_a_handicap(row_s, slower_row_s, handicap):
+    core = Speeds()
+    run(core, "a", row_s)
+    run(core, "b", slower_row_s)
+    core.fleet("m", ["a", "b"], 1000.0)
+    assert core.handicap("a", "m") == 1.0
+    assert core.handicap("b", "m") == pytest.approx(handicap, rel=0.01)
+
+
 def test_endpoints_are_compared_at_the_size_that_batches_have():
     core = Speeds()
     for number in range(40):
