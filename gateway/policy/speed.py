@@ -1,11 +1,12 @@
 """How fast each endpoint is, by model: learned latencies, who is slow, who is overdue.
 
 A batch's time runs from when it was sent, or from when the endpoint answered the one before it if
-that was later: an endpoint computes one batch at a time. An endpoint is *slow* for a model if a
-batch of one row takes it three times as long as the fastest one. It is *overdue* while what is in
-flight takes three times as long as expected, which tells of a stopped process long before any
-health check. Neither gets ordinary batches; now and then a slow one is asked a copy of one row, so
-that one that recovers is found, and nobody waits for it.
+that was later: an endpoint computes one batch at a time. An endpoint is *slow* for a model if it
+takes three times as long as the fastest one, for a batch as they are lately and for one as it had
+itself; one that takes half as long again has a *handicap*. It is *overdue* while what is in flight
+takes three times as long as expected, which tells of a stopped process long before any health
+check. Slow and overdue ones get no ordinary batches; now and then a slow one is asked a copy of
+one row, so that one that recovers is found, and nobody waits for it.
 """
 
 from __future__ import annotations
