@@ -91,22 +91,17 @@ class Speeds:
 
     def on_answered(self, flight_id: int, now: float) -> Observation | None:
         """The endpoint answered it; None if that teaches nothing: its first batch of the model."""
+        first = self._is_first(flight_id)
         flight = self._forget(flight_id)
         if flight is None:
             return None
         endpoint = self._endpoints[flight.address]
         seconds = now - max(flight.sent_at, endpoint.answered_at)
         endpoint.answered_at = now
-        latency = self.latency(flight.address, flight.model)
-        if flight.model not in endpoint.warm:
-            # The first batch pays for the connection, and for all that was not yet warm.
-            endpoint.warm.add(flight.model)
-            return None
-        typical = self._typical.setdefault(flight.model, float(flight.rows))
-        self._typical[flight.model] = typical + TYPICAL_WEIGHT * (flight.rows - typical)
-        expected_s = latency.predict(flight.rows)
-        latency.on_batch(flight.rows, seconds)
-        return Observation(flight.address, expected_s, seconds)
+        seen = self._learn(endpoint, flight, seconds)
+        if first:
+            self._begin_next(endpoint, now)
+        return seen
 
     def on_ended(self, flight_id: int, now: float) -> None:
         """It ended without an answer."""
@@ -114,7 +109,9 @@ class Speeds:
         flight = self._forget(flight_id)
         if flight is not None and first:
             # What was sent behind it began now at the earliest.
-            self._endpoints[flight.address].answered_at = now
+            endpoint = self._endpoints[flight.address]
+            endpoint.answered_at = now
+            self._begin_next(endpoint, now)
 
     def keep(self, addresses: Collection[str]) -> None:
         """Forgets all other endpoints: they are gone."""
@@ -225,6 +222,27 @@ class Speeds:
             for model, latency in endpoint.latencies.items()
             if latency.known
         }
+
+    def _learn(self, endpoint: _Endpoint, flight: _Flight, seconds: float) -> Observation | None:
+        if flight.model not in endpoint.warm:
+            # The first batch pays for the connection, and for all that was not yet warm.
+            endpoint.warm.add(flight.model)
+            return None
+        typical = self._typical.setdefault(flight.model, float(flight.rows))
+        self._typical[flight.model] = typical + TYPICAL_WEIGHT * (flight.rows - typical)
+        latency = self.latency(flight.address, flight.model)
+        expected_s = latency.predict(flight.rows)
+        latency.on_batch(flight.rows, seconds)
+        return Observation(flight.address, expected_s, seconds)
+
+    def _begin_next(self, endpoint: _Endpoint, now: float) -> None:
+        """Expects what is behind one that just ended from now on, not from when that should have.
+
+        Otherwise one wrong guess would be wrong for all that follow while the endpoint is busy.
+        """
+        for flight in endpoint.flights.values():
+            seconds = self.latency(flight.address, flight.model).predict(flight.rows)
+            flight.ends_at = now = now + seconds
 
     def _is_slow(self, model: str, latency: BatchLatency) -> bool:
         return self._exceeds(model, latency, SLOW)

@@ -52,6 +52,32 @@ def test_what_is_in_flight_ends_one_after_the_other():
     assert core.ends_at("a") == pytest.approx(100.1, rel=0.001)
 
 
+@pytest.mark.parametrize("answered", [True, False], ids=["answered", "failed"])
+@pytest.mark.parametrize("at", [100.02, 100.9], ids=["sooner", "later"])
+def test_what_is_behind_a_batch_is_expected_from_when_that_one_ended(answered, at):
+    core = Speeds()
+    run(core, "a", 0.01)
+    for flight in (9001, 9002, 9003):
+        core.on_sent(flight, "a", "m", 10, 100.0)
+    if answered:
+        core.on_answered(9001, at)
+    else:
+        core.on_ended(9001, at)
+    each_s = core.latency("a", "m").predict(10)
+    assert core.ends_at("a") == pytest.approx(at + 2 * each_s)
+    core.on_sent(9004, "a", "m", 10, at)
+    assert core.ends_at("a") == pytest.approx(at + 3 * each_s)
+
+
+def test_one_that_ends_out_of_turn_says_nothing_of_those_before_it():
+    core = Speeds()
+    run(core, "a", 0.01)
+    core.on_sent(9001, "a", "m", 10, 100.0)
+    core.on_sent(9002, "a", "m", 10, 100.0)
+    core.on_ended(9002, 100.05)
+    assert core.ends_at("a") == pytest.approx(100.1, rel=0.001)
+
+
 def test_one_that_is_ten_times_slower_is_slow_and_left_out_of_the_fleet():
     core = Speeds()
     for address, seconds in (("a", 0.001), ("b", 0.001), ("c", 0.01), ("d", 0.002)):
