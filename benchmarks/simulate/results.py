@@ -58,18 +58,21 @@ class Results:
 
     def markdown(self) -> str:
         """Conditions, targets and tables."""
-        return "\n".join(self._lines()) + "\n"
+        return "\n\n".join(self.sections().values()) + "\n"
 
-    def _lines(self) -> Iterator[str]:
+    def sections(self) -> dict[str, str]:
+        """The same by scenario, each with its heading and how it was run."""
+        return {result.scenario.name: "\n".join(self._section(result)) for result in self.results}
+
+    def _section(self, result: Result) -> Iterator[str]:
+        yield from (f"## {result.scenario.name}", "", result.scenario.about, "")
         yield f"`{self.conditions['command']}`, {self.conditions['date']}: {self.seeds} seeds each;"
         yield "means over seeds, ± the half width of the 95 % confidence interval."
-        for result in self.results:
-            yield from ("", f"## {result.scenario.name}", "", result.scenario.about)
-            if result.verdicts:
-                yield ""
-                yield from verdict_table(result.verdicts)
+        if result.verdicts:
             yield ""
-            yield from figure_table(result)
+            yield from verdict_table(result.verdicts)
+        yield ""
+        yield from figure_table(result)
 
     def _as_json(self) -> dict[str, Any]:
         return {

@@ -65,14 +65,16 @@ def test_results_are_written_as_figures_and_as_tables(tmp_path):
     assert results.missed == ["goodput, %"]
 
 
-def test_the_page_keeps_what_people_wrote_and_renews_the_rest(tmp_path):
+def test_the_page_keeps_what_people_wrote_and_what_did_not_run(tmp_path):
     page = tmp_path / "scheduling-simulation.md"
-    page.write_text(f"# Ours\n\n{BEGIN}\n\nold figures\n")
-    write_page(Results(1, conditions(), [scenario([0.98])]), tmp_path)
+    generated = "## small\n\nold figures\n\n## latency\n\nother figures\n"
+    page.write_text(f"# Ours\n\n## Findings\n\n{BEGIN}\n\n{generated}")
+    for _ in range(2):
+        write_page(Results(1, conditions(), [scenario([0.98])]), tmp_path)
     text = page.read_text()
-    assert text.startswith(f"# Ours\n\n{BEGIN}")
+    assert text.startswith(f"# Ours\n\n## Findings\n\n{BEGIN}\n\n## latency\n\nother figures")
     assert "old figures" not in text
-    assert "## small" in text
+    assert text.count("## small") == text.count("## latency") == 1
 
 
 def test_every_plot_is_of_a_scenario_and_the_same_for_the_same_figures(tmp_path):
