@@ -4,7 +4,8 @@ Least squares with exponential forgetting (the recursive form kept as five momen
 endpoint that changes bit by bit is learned anew within about 50 batches. If the sizes seen hardly
 differ, they tell nothing of the slope, and only the intercept moves. What the line has not learned
 yet shows at once in `slowness`, an average of actual over predicted: a prediction is both
-multiplied. The *margin* on top covers 99 of 100 batches, as recent residuals say.
+multiplied. The *margin* on top covers 99 of 100 batches, as recent residuals say; while there are
+few of them it is wider.
 
 An endpoint that became so much slower or faster that several batches in a row show it has a new
 line: the old one times what they took more or less. Learned batch by batch instead, old small
@@ -35,6 +36,9 @@ MOST_SURPRISE = 3.0
 CHANGED_BATCHES = 6
 CHANGED = 1.25
 LEAST_MARGIN = 1.03
+# More than that for an endpoint that answered nothing yet, and less of it by every residual: one in
+# a hundred does not show in twenty, and a stall of the machine hits all endpoints' batches at once.
+UNSURE = 0.12
 # On a noisy machine a wider one would give up more requests than it saves.
 MOST_MARGIN = 2.0
 RESIDUALS = 100
@@ -78,7 +82,7 @@ class BatchLatency:
         self.alpha_s = 0.0
         self.beta_s = 0.0
         self.slowness = 1.0
-        self.margin = LEAST_MARGIN
+        self.margin = _least_margin(0)
         self._count = 0
         self._beta_known = False
         # Discounted sums of 1, rows, rows squared, seconds, rows times seconds.
@@ -145,7 +149,7 @@ class BatchLatency:
         if self._count % RENEW_EVERY == 0:
             ordered = sorted(self._ratios)
             worst = ordered[int(QUANTILE * (len(ordered) - 1))]
-            self.margin = min(max(worst, LEAST_MARGIN), MOST_MARGIN)
+            self.margin = min(max(worst, _least_margin(len(ordered))), MOST_MARGIN)
 
     def _change(self) -> None:
         """Makes what was learned before as slow or fast as the surprises are, and learns them."""
@@ -179,6 +183,11 @@ class BatchLatency:
         elif not self._beta_known:
             self.beta_s = GUESSED_SLOPE * mean_y / mean_x
         self.alpha_s = max(mean_y - self.beta_s * mean_x, 0.0)
+
+
+def _least_margin(residuals: int) -> float:
+    """Whatever so many residuals say."""
+    return LEAST_MARGIN + UNSURE * (1 - residuals / RESIDUALS)
 
 
 def _direction(ratio: float) -> int:

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.policy.latency import LEAST_MARGIN, MOST_MARGIN, UNBOUNDED, BatchLatency
+from gateway.policy.latency import (
+    LEAST_MARGIN,
+    MOST_MARGIN,
+    RESIDUALS,
+    UNBOUNDED,
+    UNSURE,
+    BatchLatency,
+)
 
 ALPHA_S, BETA_S = 0.005, 0.00025
 
@@ -99,6 +106,14 @@ def test_the_margin_covers_the_noise_and_stays_bounded():
         noisy.on_batch(rows, seconds)
     assert noisy.margin > 1.1 and misses < 30
     assert taught(400, noise=3.0).margin == MOST_MARGIN
+
+
+def test_the_margin_is_wide_while_few_batches_tell_how_far_off_one_in_a_hundred_is():
+    margins = [taught(count).margin for count in (0, 10, 40, RESIDUALS + 10)]
+    assert margins == sorted(margins, reverse=True) and len(set(margins)) == len(margins)
+    assert margins[0] == LEAST_MARGIN + UNSURE and margins[-1] == LEAST_MARGIN
+    # It is no more than a guess: what batches show counts where that is more.
+    assert taught(40, noise=0.2).margin > LEAST_MARGIN + UNSURE
 
 
 @given(

@@ -162,7 +162,8 @@ def test_a_batch_is_no_larger_than_its_first_request_allows():
 def test_a_batch_is_cut_where_one_row_more_would_make_its_first_request_late():
     world = World("a")
     world.teach()
-    tight = world.ask(0.1 + 12.5 * 0.01 * 1.03 + 0.1 * 0.03)
+    margin = world.schedule.speeds()["a", "m"].latency.margin
+    tight = world.ask(margin * (ALPHA_S + 12.5 * BETA_S))
     for _ in range(12):
         world.ask()
     (order,) = world.pump()
