@@ -14,7 +14,7 @@ from benchmarks.report import table_console
 from benchmarks.scheduling.learning import measure_learning
 from benchmarks.scheduling.plant import Plant
 from benchmarks.scheduling.report import Report
-from benchmarks.scheduling.scenarios import Bench, measurements
+from benchmarks.scheduling.scenarios import OFFERED, Bench, measurements
 
 RESULTS = Path("bench-results/scheduling.json")
 
@@ -22,10 +22,20 @@ RESULTS = Path("bench-results/scheduling.json")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs all measurements; exit code 130 if interrupted, with what there is."""
     options = _parser().parse_args(argv)
-    report = Report(Plant(objective_ms=options.objective_ms), options.seconds)
-    bench = Bench(report.plant)
+    plant = Plant(
+        alpha_ms=options.alpha_ms,
+        beta_ms=options.beta_ms,
+        most_rows=options.rows,
+        objective_ms=options.objective_ms,
+    )
+    report, bench = Report(plant, options.seconds), Bench(plant)
     planned = list(
-        measurements(options.seconds, baselines=options.baselines, failures=options.failures)
+        measurements(
+            options.seconds,
+            baselines=options.baselines,
+            failures=options.failures,
+            loads=options.offered,
+        )
     )
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
@@ -55,7 +65,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks.scheduling", description=__doc__)
     parser.add_argument("--seconds", type=float, default=15.0, help="counted of each load (15)")
-    parser.add_argument("--objective-ms", type=float, default=1400.0, help="(1400)")
+    plant = Plant()
+    for name, kind, default, meaning in (
+        ("--alpha-ms", float, plant.alpha_ms, "a batch takes, and"),
+        ("--beta-ms", float, plant.beta_ms, "more for each row"),
+        ("--rows", int, plant.most_rows, "of a batch at most"),
+        ("--objective-ms", float, plant.objective_ms, "by when a request has to be answered"),
+    ):
+        parser.add_argument(name, type=kind, default=default, help=f"{meaning} ({default:g})")
+    parser.add_argument(
+        "--offered",
+        type=float,
+        nargs="+",
+        default=OFFERED,
+        metavar="TIMES",
+        help="loads, in multiples of the capacity (all)",
+    )
     parser.add_argument(
         "--baselines",
         action=argparse.BooleanOptionalAction,

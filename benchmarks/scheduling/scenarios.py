@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from benchmarks.cpu import cpu_seconds
@@ -81,10 +81,12 @@ class Measurement:
         return self.steps[0][1] + self.steps[1][1] if self.steps else None
 
 
-def measurements(seconds: float, *, baselines: bool, failures: bool) -> Iterator[Measurement]:
+def measurements(
+    seconds: float, *, baselines: bool, failures: bool, loads: Sequence[float] = OFFERED
+) -> Iterator[Measurement]:
     """All of them, in an order that lets one gateway follow another."""
     for policy in POLICIES if baselines else (OURS,):
-        for offered in OFFERED:
+        for offered in loads:
             yield Measurement("offered load", policy, offered, seconds)
     if failures:
         yield from _failures(seconds)

@@ -41,6 +41,8 @@ def test_every_policy_meets_every_load_and_only_ours_meets_failures():
     assert len(loads) == 7 * len(POLICIES)
     assert {what.policy for what in planned if what not in loads} == {"headrace"}
     assert len(list(measurements(3.0, baselines=False, failures=False))) == 7
+    chosen = list(measurements(3.0, baselines=True, failures=False, loads=(0.5, 2.0)))
+    assert {item.offered for item in chosen} == {0.5, 2.0} and len(chosen) == 2 * len(POLICIES)
 
 
 @pytest.mark.system
