@@ -78,7 +78,7 @@ fuzz: setup ## 120,000 damaged and hostile requests at live servers (ARGS="--see
 bench: setup ## measure the serving path; a table and bench-results/*.json (ARGS="...")
 	@$(BIN)/python -m benchmarks.serving $(ARGS)
 
-bench-scheduling: setup ## goodput through overload and failures, beside baselines; 10 minutes (ARGS="--no-baselines")
+bench-scheduling: setup ## goodput through overload and failures, beside baselines; 18 minutes (ARGS="--no-baselines")
 	@$(BIN)/python -m benchmarks.scheduling $(ARGS)
 
 simulate: setup ## the gateway's policies in simulated time, beside baselines (ARGS="--quick")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
 
 from chassis.oip import SERVICE
 from chassis.protection import protection_of
@@ -35,6 +34,7 @@ from gateway.policy.retry import RetryPolicy
 from gateway.policy.schedule import Queues, Schedule, Tuning
 from gateway.policy.sequences import ORIGIN_BITS, Sequences
 from gateway.policy.speed import Speeds
+from gateway.policy.way import Way
 from gateway.registry_redis import RedisDirectory
 from gateway.repository import Repository, Timeouts
 from gateway.servicer import InferenceServicer
@@ -95,7 +95,7 @@ class Gateway:
             ledger=self._ledger,
             spans=Spans(settings.attempt_timeout_s, settings.unavailable_wait_s, settings.hedging),
         )
-        objectives = settings.objectives()
+        objectives = settings.objectives(self._schedule.way)
         self._memory = settings.open_shared_memory()
         self._plane = DataPlane(
             self._ingress,
@@ -122,7 +122,7 @@ class Gateway:
             waiting=self._ingress.waiting_of,
         )
         self._fleet.attend(self._repository)
-        self._fleet.attend(_Ways(self._schedule.on_way, objectives.on_way))
+        self._fleet.attend(_Surveyor(self._schedule.way))
         self._servicer = InferenceServicer(
             self._plane,
             self._catalog,
@@ -262,16 +262,15 @@ def _late_priority(settings: GatewaySettings) -> int:
     return settings.priority_levels + 1 if settings.timeout_action == "delay" else 0
 
 
-class _Ways:
-    """Tells those concerned how long the way to healthy endpoints takes; a `fleet.Attendant`."""
+class _Surveyor:
+    """Measures the way to healthy endpoints; a `fleet.Attendant`."""
 
-    def __init__(self, *listeners: Callable[[float], None]) -> None:
-        self._listeners = listeners
+    def __init__(self, way: Way) -> None:
+        self._way = way
 
     def on_checked(self, member: Member) -> None:
         """As `Attendant.on_checked`."""
-        for listener in self._listeners:
-            listener(member.way_s)
+        self._way.on_way(member.way_s)
 
     def on_left(self, address: str) -> None:
         """As `Attendant.on_left`."""

@@ -15,6 +15,7 @@ from chassis.rest.settings import HttpSettings
 from chassis.settings import CommaSeparated
 from chassis.tls import ClientTls
 from gateway.ingress.objective import Objectives
+from gateway.policy.way import Way
 
 
 class GatewaySettings(ContentSettings, HttpSettings, ProtectedSettings):
@@ -130,9 +131,12 @@ class GatewaySettings(ContentSettings, HttpSettings, ProtectedSettings):
     # Bytes of one message, received or sent.
     max_message_bytes: int = Field(DEFAULT_MESSAGE_BYTES, ge=1024)
 
-    def objectives(self) -> Objectives:
-        """By class. Raises InvalidArgument (BAD_SETTING)."""
-        return Objectives.of(self.latency_objective_ms, self.priority_levels)
+    def objectives(self, way: Way) -> Objectives:
+        """By class, with what is known of the way to endpoints.
+
+        Raises InvalidArgument (BAD_SETTING).
+        """
+        return Objectives.of(self.latency_objective_ms, self.priority_levels, way)
 
     def weights(self) -> dict[str, float]:
         """By tenant. Raises InvalidArgument (BAD_SETTING)."""

@@ -97,7 +97,7 @@ class Headrace:
         self.balance = Balance(max_inflight=plant.max_inflight)
         self.speeds = Speeds()
         self.schedule = Schedule(_Queues(self.backlog, _lose), self.balance, self.speeds, tuning)
-        self.schedule.on_way(2 * plant.way_s)
+        self.schedule.way.on_way(2 * plant.way_s)
         self.retry = RetryPolicy(max_attempts=MAX_ATTEMPTS)
         self.sent = self.sent_again = self.probes = self.hedges = 0
         self._returned: list[_Delivery] = []

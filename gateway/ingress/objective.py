@@ -6,32 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from chassis.errors import InvalidArgument
+from gateway.policy.way import Way
 
 MILLISECONDS = 1000
 # What is left of a deadline for the way from a replica's answer to the caller, at least; measured
-# ways (`Objectives.on_way`) say how much more: their mean and so many mean deviations, as TCP waits
-# for an acknowledgement (RFC 6298, section 2). By the mean alone every other answer would be late.
+# ways say how much more.
 REPLY_S = 0.001
-DEVIATIONS = 4
 # Of a short deadline no more than this share.
 REPLY_SHARE = 0.05
-# Of a new measurement in the mean, and in the mean deviation.
-MEAN_WEIGHT = 1 / 8
-DEVIATION_WEIGHT = 1 / 4
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Objectives:
     """Seconds by class; a class without one has only its requests' deadlines."""
 
     by_class: Mapping[int, float] = field(default_factory=dict)
-    # Seconds from a replica's answer to the caller: nearly all are sooner.
-    reply_s: float = REPLY_S
-    _way_s: float = 0.0
-    _deviation_s: float = 0.0
+    # To an endpoint and back, which stands for that from an endpoint's answer to the caller.
+    way: Way = field(default_factory=Way)
 
     @classmethod
-    def of(cls, texts: Sequence[str], levels: int) -> Objectives:
+    def of(cls, texts: Sequence[str], levels: int, way: Way) -> Objectives:
         """Of "50" (milliseconds, every class) or "1=50", "3=1000".
 
         Raises InvalidArgument (BAD_SETTING).
@@ -42,16 +36,7 @@ class Objectives:
             ranks = range(1, levels + 1) if not level else [_level(level, levels)]
             for rank in ranks:
                 by_class[rank] = _milliseconds(span) / MILLISECONDS
-        return cls(by_class)
-
-    def on_way(self, seconds: float) -> None:
-        """So long took a question to an endpoint, through the same loop as answers to callers."""
-        if not self._way_s:
-            self._way_s, self._deviation_s = seconds, seconds / 2
-        off_s = seconds - self._way_s
-        self._deviation_s += DEVIATION_WEIGHT * (abs(off_s) - self._deviation_s)
-        self._way_s += MEAN_WEIGHT * off_s
-        self.reply_s = max(self._way_s + DEVIATIONS * self._deviation_s, REPLY_S)
+        return cls(by_class, way)
 
     def bind(self, priority: int, arrived_at: float, deadline: float) -> bool:
         """Whether the objective ends before the deadline."""
@@ -62,7 +47,8 @@ class Objectives:
         objective_s = self.by_class.get(priority)
         if objective_s is not None:
             deadline = min(deadline, arrived_at + objective_s)
-        return deadline - min(self.reply_s, (deadline - arrived_at) * REPLY_SHARE)
+        reply_s = max(self.way.most_s, REPLY_S)
+        return deadline - min(reply_s, (deadline - arrived_at) * REPLY_SHARE)
 
 
 NO_OBJECTIVES = Objectives()

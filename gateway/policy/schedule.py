@@ -30,11 +30,10 @@ from gateway.policy.latency import BatchLatency
 from gateway.policy.pacing import Fleet, Pace, best_rows
 from gateway.policy.quote import Quote
 from gateway.policy.speed import PROBE_EVERY_S, Observation, Speeds, SpeedSnapshot
+from gateway.policy.way import Way
 
 # Share of the best batch that may be sent to an endpoint with another one in flight.
 FOLLOWING_SHARE = 0.5
-# Of a new measurement of the way in the average.
-WAY_WEIGHT = 0.1
 # Where the way there and back takes less than this share of a batch, one in flight is enough.
 WAY_SHARE = 0.05
 # What the fleet can do is added up anew after each change while it is small, then this often at
@@ -131,13 +130,8 @@ class Schedule:
         self._speeds = speeds
         self._tuning = tuning or Tuning()
         self._models: dict[str, _Model] = {}
-        self._way_s = 0.0
+        self.way = Way()
         self._wake_at = INFINITY
-
-    def on_way(self, seconds: float) -> None:
-        """So long took the way to an endpoint and back, without any work."""
-        weight = WAY_WEIGHT if self._way_s else 1.0
-        self._way_s += weight * (seconds - self._way_s)
 
     def on_endpoints(self, now: float) -> None:
         """Endpoints came, went, or serve other models."""
@@ -347,7 +341,7 @@ class Schedule:
     def _second(self, address: str, model: str) -> bool:
         """Whether a second batch in flight gains anything at the endpoint."""
         latency = self._speeds.latency(address, model)
-        return not latency.known or self._way_s > WAY_SHARE * latency.predict(1)
+        return not latency.known or self.way.mean_s > WAY_SHARE * latency.predict(1)
 
     def _model(self, name: str, now: float) -> _Model:
         model = self._models.get(name)

@@ -19,7 +19,7 @@ def test_the_way_that_is_left_covers_nearly_all_ways_measured_not_half_of_them()
     for _ in range(1000):
         way_s = draw.uniform(0.001, 0.009)
         late += way_s > reply_s(objectives)
-        objectives.on_way(way_s)
+        objectives.way.on_way(way_s)
     assert late < 30
     assert reply_s(objectives) < 0.03
 
@@ -27,21 +27,21 @@ def test_the_way_that_is_left_covers_nearly_all_ways_measured_not_half_of_them()
 def test_the_first_way_counts_in_full_and_one_hiccup_is_forgotten():
     objectives = Objectives()
     assert reply_s(objectives) == pytest.approx(REPLY_S)
-    objectives.on_way(0.02)
+    objectives.way.on_way(0.02)
     assert reply_s(objectives) >= 0.02
     for _ in range(50):
-        objectives.on_way(0.002)
+        objectives.way.on_way(0.002)
     usual_s = reply_s(objectives)
-    objectives.on_way(0.2)
+    objectives.way.on_way(0.2)
     assert reply_s(objectives) > 0.1
     for _ in range(50):
-        objectives.on_way(0.002)
+        objectives.way.on_way(0.002)
     assert reply_s(objectives) == pytest.approx(usual_s, rel=0.1)
 
 
 def test_of_a_short_deadline_little_is_left_for_the_way():
     objectives = Objectives({1: 0.1})
-    objectives.on_way(1.0)
+    objectives.way.on_way(1.0)
     assert reply_s(objectives, 0.05) == pytest.approx(REPLY_SHARE * 0.05)
     # The objective is sooner than the deadline, and has the same share.
     assert objectives.due_at(1, 0.0, 10.0) == pytest.approx(0.1 * (1 - REPLY_SHARE))
@@ -50,5 +50,5 @@ def test_of_a_short_deadline_little_is_left_for_the_way():
 def test_a_way_of_next_to_nothing_leaves_the_least():
     objectives = Objectives()
     for _ in range(20):
-        objectives.on_way(1e-5)
+        objectives.way.on_way(1e-5)
     assert reply_s(objectives) == pytest.approx(REPLY_S)

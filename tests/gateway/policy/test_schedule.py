@@ -265,11 +265,11 @@ def test_a_second_batch_is_sent_only_where_the_way_is_long_and_only_half_full():
     for _ in range(16 + 16):
         world.ask()
     assert len(world.pump()) == 1, "the way is nothing beside a batch"
-    world.schedule.on_way(0.05)
+    world.schedule.way.on_way(0.05)
     assert len(world.pump()) == 1
     crumbs = World("a", inflight=2)
     crumbs.teach()
-    crumbs.schedule.on_way(0.05)
+    crumbs.schedule.way.on_way(0.05)
     for _ in range(16 + 7):
         crumbs.ask()
     assert len(crumbs.pump()) == 1, "a crumb waits and grows"
