@@ -4,10 +4,11 @@
     gap = clip(phi * alpha / (N - phi * beta * lambda), 0, l(b*) / N)
 
 with N replicas (counted by their speed), D seconds from arrival until due, lambda rows a second and
-headroom phi. A batch leaves at once if it is as large as it should be; if not, batches leave `gap`
-apart, so that the replicas take turns evenly instead of starting together; at the latest a batch
-leaves when its first request would else be late. In an empty system the first request leaves at
-once; with one replica this is batch-while-busy.
+headroom phi, which grows with the share of their time that rows take. A batch leaves at once if it
+is as large as it should be; if not, batches leave `gap` apart, so that the replicas take turns
+evenly instead of starting together; at the latest a batch leaves when its first request would else
+be late. In an empty system the first request leaves at once; with one replica this is
+batch-while-busy.
 
 Source: the size is Nexus' (SOSP'19), the even spacing Symphony's stagger (arXiv 2308.07470) without
 its deferral.
@@ -21,9 +22,14 @@ from math import exp
 
 from gateway.policy.latency import UNBOUNDED
 
-HEADROOM = 1.2
-# Seconds over which arrivals are averaged.
-RATE_SPAN_S = 0.075
+# Headroom is for arrivals that come together. It is as large as this once rows take such a share of
+# the replicas' time, and in proportion before: where most replicas idle a wait only costs.
+HEADROOM = 0.2
+FULL_HEADROOM_AT = 0.3
+# Arrivals are averaged over so many of the batches to aim at, and over so many seconds at least:
+# the longer batches are, the fewer arrivals there are in a second, and the less one second tells.
+RATE_BATCHES = 4.0
+RATE_AT_LEAST_S = 0.075
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +78,11 @@ class Pace:
         self._at = float("-inf")
         self._rate = 0.0
 
-    def rate(self, arrived: int, now: float) -> float:
-        """Rows a second; `arrived` is how many came so far, ever."""
+    def rate(self, arrived: int, batch_s: float, now: float) -> float:
+        """Rows a second; `arrived` is how many came so far, ever; `batch_s` what a batch takes."""
         span_s = now - self._at
         if span_s > 0:
-            keep = exp(-span_s / RATE_SPAN_S)
+            keep = exp(-span_s / max(RATE_BATCHES * batch_s, RATE_AT_LEAST_S))
             self._rate = keep * self._rate + (1 - keep) * (arrived - self._arrived) / span_s
             self._arrived, self._at = arrived, now
         return self._rate
@@ -86,6 +92,8 @@ class Pace:
         if not fleet.replicas:
             return self.dispatched_at
         most_s = fleet.seconds(best) / fleet.replicas
-        spare = fleet.replicas - HEADROOM * fleet.beta_s * rate
-        gap_s = min(HEADROOM * fleet.alpha_s / spare, most_s) if spare > 0 else most_s
+        busy = fleet.beta_s * rate
+        phi = 1 + HEADROOM * min(busy / fleet.replicas / FULL_HEADROOM_AT, 1.0)
+        spare = fleet.replicas - phi * busy
+        gap_s = min(phi * fleet.alpha_s / spare, most_s) if spare > 0 else most_s
         return self.dispatched_at + gap_s

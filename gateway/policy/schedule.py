@@ -264,7 +264,8 @@ class Schedule:
 
     def _best(self, key: QueueKey, model: _Model, outline: Outline, now: float) -> int:
         """Rows of the batch to aim at."""
-        model.rate = model.pace.rate(self._queues.arrived(key.model), now)
+        batch_s = model.fleet.seconds(model.best)
+        model.rate = model.pace.rate(self._queues.arrived(key.model), batch_s, now)
         most = max(key.max_rows, 1)
         best = best_rows(model.fleet, outline.budget_s, most, self._tuning.preferred)
         if best != model.best:
