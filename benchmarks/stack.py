@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.bare import inputs_of
+from benchmarks.interrupts import held_interrupts
 from chassis.settings import child_environment
 from headrace.client import Client
 from headrace.model import Model
@@ -48,7 +49,8 @@ class Service:
         pairs = [
             part for pair in self._settings.items() for part in ("--set", "{}={}".format(*pair))
         ]
-        with self._log.open("wb") as output:
+        # An interrupt between the fork and the assignment would leave a process that nobody stops.
+        with self._log.open("wb") as output, held_interrupts():
             self._process = subprocess.Popen(
                 [sys.executable, "-m", self.package, *pairs],
                 cwd=Path(__file__).parents[1],

@@ -72,13 +72,14 @@ class _Loop:
         watch = Watch(self.plan, RUN_ID)
         tally = Tally()
         client = AsyncClient(f"{HOST}:{self.plan.port}")
+        seconds = 0.0
         try:
             await children.start(commands(self.plan, self.model.name, self.directory))
-            if not await _unless_stopped(self._ready(children, watch, client), stop):
-                return 0
-            seconds = await self._traffic(client, watch, tally, stop)
-            await self._stop_run(watch)
-            await watch.poll()
+            if await _unless_stopped(self._ready(children, watch, client), stop):
+                self._say(f"sending requests to {HOST}:{self.plan.port}")
+                seconds = await self._traffic(client, watch, tally, stop)
+                await self._stop_run(watch)
+                await watch.poll()
         finally:
             await client.close()
             await watch.close()
