@@ -10,11 +10,11 @@ first write; opening and reading make nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event, Lock
 from time import monotonic
+from typing import TypeVar
 
 from chassis.clock import wall_time_ms
 from chassis.errors import NotFound
@@ -23,10 +23,12 @@ from model_store import durable_files as files
 from model_store.digests import digest, hex_part, verified
 from model_store.directory_watch import DirectoryWatches
 from model_store.file_line import FileLine
-from model_store.line_store import LineStore
+from model_store.line_store import Line, LineStore
 
 # A writer killed after its change and before its hint costs its readers this long.
 REREAD_S = 1.0
+
+_R = TypeVar("_R")
 
 
 class FileStore(LineStore):
@@ -95,13 +97,12 @@ class FileStore(LineStore):
     def _line(self, model: str) -> FileLine:
         return FileLine(model, self._models / model, self._staging)
 
-    @contextmanager
-    def _locked(self, model: str) -> Iterator[FileLine]:
+    def _change(self, model: str, change: Callable[[Line], _R]) -> _R:
         self._prepare()
         line = self._line(model)
         line.prepare()
         with files.locked(line.lock):
-            yield line
+            return change(line)
 
     def _prepare(self) -> None:
         if self._swept:

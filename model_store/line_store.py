@@ -1,14 +1,16 @@
-"""A store whose writers are kept apart by one lock per model.
+"""A store that keeps each model's records as one line, which one writer at a time changes.
 
-Decides the order of check and write under the lock, for every store that has one. A `Line` is one
-model's records in whatever holds them; reads need no lock, because a record appears whole.
+Decides the order of check and write in a change, for every store that can keep writers apart: by a
+lock, or by letting only one of those who began with the same line write it. A `Line` is one
+model's records in whatever holds them; readers need neither, because a record appears whole.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 from uuid import uuid4
 
 from chassis.clock import wall_time_ms
@@ -17,9 +19,11 @@ from model_store import rules
 from model_store.records import Channel, Manifest
 from model_store.store import Store
 
+_R = TypeVar("_R")
+
 
 class Line(ABC):
-    """One model's versions, channels and epochs; the writing half only under the lock."""
+    """One model's versions, channels and epochs; the writing half only inside a change."""
 
     @abstractmethod
     def epoch(self) -> int: ...
@@ -46,11 +50,11 @@ class Line(ABC):
 
     @abstractmethod
     def add_epoch(self, epoch: int, owner: str) -> bool:
-        """Hands out `epoch`; False if it was taken despite the lock."""
+        """Hands out `epoch`; False if it was taken meanwhile."""
 
     @abstractmethod
     def add_manifest(self, manifest: Manifest) -> bool:
-        """Makes the version exist; False if it was taken despite the lock."""
+        """Makes the version exist; False if it was taken meanwhile."""
 
     @abstractmethod
     def put_channel(self, channel: Channel) -> None: ...
@@ -64,16 +68,22 @@ class LineStore(Store):
         """For reading."""
 
     @abstractmethod
-    def _locked(self, model: str) -> AbstractContextManager[Line]:
-        """For reading and writing, alone among all writers of the model."""
+    def _change(self, model: str, change: Callable[[Line], _R]) -> _R:
+        """What `change` returns, run on the model's line as if alone among its writers.
+
+        It is run again, on what the line has become, where another writer came between.
+        """
 
     def acquire_epoch(self, model: str, owner: str) -> int:
         rules.check_text(owner, what="owner")
-        with self._locked(checked_name(model, what="model")) as line:
+
+        def add(line: Line) -> int:
             epoch = line.epoch() + 1
             while not line.add_epoch(epoch, owner):
                 epoch += 1
             return epoch
+
+        return self._change(checked_name(model, what="model"), add)
 
     def epoch(self, model: str) -> int:
         return self._line(checked_name(model, what="model")).epoch()
@@ -81,16 +91,18 @@ class LineStore(Store):
     def create_version(self, manifest: Manifest) -> Manifest:
         rules.check_manifest(manifest)
         manifest = replace(manifest, commit_id=manifest.commit_id or uuid4().hex)
-        with self._locked(manifest.model) as line:
-            made = line.committed(manifest.commit_id)
-            if made is not None:
-                return made
-            rules.check_epoch(manifest.epoch, line.epoch(), model=manifest.model)
-            rules.check_blobs(self.missing_blobs(manifest.digests()))
-            return self._append(line, manifest)
+        return self._change(manifest.model, lambda line: self._create(line, manifest))
+
+    def _create(self, line: Line, manifest: Manifest) -> Manifest:
+        made = line.committed(manifest.commit_id)
+        if made is not None:
+            return made
+        rules.check_epoch(manifest.epoch, line.epoch(), model=manifest.model)
+        rules.check_blobs(self.missing_blobs(manifest.digests()))
+        return self._append(line, manifest)
 
     def _append(self, line: Line, manifest: Manifest) -> Manifest:
-        # The lock makes the first number free; where a shared volume ignores locks, the exclusive
+        # A lock makes the first number free; where a shared volume ignores locks, the exclusive
         # create behind add_manifest still gives each version to one writer.
         while True:
             newest = (line.versions() or [0])[-1]
@@ -132,13 +144,16 @@ class LineStore(Store):
             model, name, version, expected_revision, epoch, held, reason, wall_time_ms()
         )
         rules.check_move(move)
-        with self._locked(model) as line:
-            existing = line.versions()
-            if version not in existing:
-                raise rules.version_not_found(model, version, existing)
-            channel = rules.moved(line.channel(name), move, line.epoch())
-            line.put_channel(channel)
-            return channel
+        return self._change(model, lambda line: _move(line, move))
 
     def revision(self, model: str) -> int:
         return self._line(checked_name(model, what="model")).revision()
+
+
+def _move(line: Line, move: rules.Move) -> Channel:
+    existing = line.versions()
+    if move.version not in existing:
+        raise rules.version_not_found(move.model, move.version, existing)
+    channel = rules.moved(line.channel(move.name), move, line.epoch())
+    line.put_channel(channel)
+    return channel

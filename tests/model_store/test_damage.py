@@ -35,11 +35,11 @@ DAMAGES: dict[str, Damage] = {
     "flipped": flipped,
     "zeroed": lambda content: bytes(len(content)),
 }
-on_disk_and_server = pytest.mark.parametrize("store_url", ["file", "redis"], indirect=True)
+wherever_it_lasts = pytest.mark.parametrize("store_url", ["file", "redis", "s3"], indirect=True)
 damaged_each_way = pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
 
 
-@on_disk_and_server
+@wherever_it_lasts
 @damaged_each_way
 def test_a_damaged_blob_is_detected(store: Store, store_url: str, damage: Damage) -> None:
     name, raw = store.put_blob(weights(5)), raw_of(store_url)
@@ -49,7 +49,7 @@ def test_a_damaged_blob_is_detected(store: Store, store_url: str, damage: Damage
     assert raised.value.reason == "DIGEST_MISMATCH"
 
 
-@on_disk_and_server
+@wherever_it_lasts
 @pytest.mark.parametrize("damage", [DAMAGES["empty"], DAMAGES["torn"], DAMAGES["long"]])
 def test_putting_a_torn_blob_again_heals_it(store: Store, store_url: str, damage: Damage) -> None:
     name, raw = store.put_blob(weights(5)), raw_of(store_url)
@@ -66,7 +66,7 @@ def test_putting_a_flipped_blob_again_heals_it_in_files(store: Store, store_url:
     assert store.read_blob(name) == weights(5)
 
 
-@on_disk_and_server
+@wherever_it_lasts
 @damaged_each_way
 def test_a_damaged_manifest_is_detected(store: Store, store_url: str, damage: Damage) -> None:
     publish(store, stored(store, 1))
@@ -81,7 +81,7 @@ def test_a_damaged_manifest_is_detected(store: Store, store_url: str, damage: Da
     assert publish(store, stored(store, 3)).channel.version == 3
 
 
-@on_disk_and_server
+@wherever_it_lasts
 def test_a_manifest_in_the_place_of_another_is_detected(store: Store, store_url: str) -> None:
     for step in (1, 2):
         made(store, step)
@@ -91,7 +91,7 @@ def test_a_manifest_in_the_place_of_another_is_detected(store: Store, store_url:
         store.manifest(MODEL, 2)
 
 
-@on_disk_and_server
+@wherever_it_lasts
 def test_a_damaged_version_does_not_answer_for_its_commit(store: Store, store_url: str) -> None:
     publish(store, stored(store, 1, commit_id="run:1"))
     raw = raw_of(store_url)
@@ -101,7 +101,7 @@ def test_a_damaged_version_does_not_answer_for_its_commit(store: Store, store_ur
     assert store.create_version(stored(store, 1, commit_id="run:2")).version == 2
 
 
-@on_disk_and_server
+@wherever_it_lasts
 @damaged_each_way
 def test_a_damaged_channel_is_detected(store: Store, store_url: str, damage: Damage) -> None:
     publish(store, stored(store, 1))
@@ -117,7 +117,7 @@ def test_a_damaged_channel_is_detected(store: Store, store_url: str, damage: Dam
     assert store.wait_for_change(MODEL, seen, 60.0) != seen
 
 
-@on_disk_and_server
+@wherever_it_lasts
 def test_a_channel_in_the_place_of_another_is_detected(store: Store, store_url: str) -> None:
     publish(store, stored(store, 1))
     store.move_channel(MODEL, "canary", 1, expected_revision=0, reason="set")

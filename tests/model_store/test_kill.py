@@ -42,13 +42,35 @@ IN_REDIS = [
     ("store.channel.after_commit", [1, 2], 2),
     ("publish.after_channel", [1, 2], 2),
 ]
-CASES = [("file", *case) for case in IN_FILES] + [("redis", *case) for case in IN_REDIS]
+IN_S3 = [
+    ("store.blob.before_commit", [1], 1),
+    ("store.blob.after_commit", [1], 1),
+    ("publish.before_manifest", [1], 1),
+    ("store.manifest.after_archive", [1], 1),
+    ("store.line.before_commit@1", [1], 1),
+    ("store.line.after_commit@1", [1, 2], 1),
+    ("publish.after_manifest", [1, 2], 1),
+    ("store.line.before_commit@2", [1, 2], 1),
+    ("store.line.after_commit@2", [1, 2], 2),
+    ("publish.after_channel", [1, 2], 2),
+]
+CASES = [
+    (kind, *case)
+    for kind, cases in (("file", IN_FILES), ("redis", IN_REDIS), ("s3", IN_S3))
+    for case in cases
+]
 
 
 @pytest.fixture(scope="module")
 def writer() -> Iterator[WriterProcess]:
     with WriterProcess() as process:
         yield process
+
+
+def killing(point: str) -> str:
+    """The failpoint armed; what follows an @ counts its passes."""
+    name, at, passes = point.partition("@")
+    return f"{name}=kill{at}{passes}"
 
 
 def channel_version(store: Store) -> int:
@@ -73,7 +95,7 @@ def test_a_killed_publisher_leaves_a_whole_store(
 ) -> None:
     publish(store, stored(store, 1, commit_id="step-1"))
     seen = store.revision(MODEL)
-    writer.start(Order(store_url, first=2, armed=f"{point}=kill"))
+    writer.start(Order(store_url, first=2, armed=killing(point)))
     while not writer.ended():
         # Read beside the writer, at whatever it has just done.
         assert_whole(store)
@@ -90,7 +112,11 @@ def test_a_killed_publisher_leaves_a_whole_store(
 
 @pytest.mark.parametrize(
     ("store_url", "point"),
-    [("file", "store.manifest.after_link"), ("redis", "store.manifest.after_commit")],
+    [
+        ("file", "store.manifest.after_link"),
+        ("redis", "store.manifest.after_commit"),
+        ("s3", "store.line.after_commit"),
+    ],
     indirect=["store_url"],
 )
 def test_a_reader_learns_of_a_version_whose_publisher_was_killed(

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from chassis.errors import InvalidArgument
+from chassis.errors import FailedPrecondition, InvalidArgument
 from model_store import open_store
 from model_store.file_store import FileStore
 from model_store.memory_store import MemoryStore
+from model_store.s3_location import S3Location
 from tests.model_store.samples import MODEL, made
 
 ROOT = Path(__file__).parents[2]
@@ -35,9 +36,11 @@ def test_a_file_url_is_a_path(tmp_path: Path) -> None:
     assert open_store(f"file://localhost{root}").versions(MODEL) == [1]
 
 
-@pytest.mark.parametrize("url", ["", "s3://bucket", "/var/store", "redis:host", "://", "file:/x"])
+@pytest.mark.parametrize("url", ["", "gs://bucket", "/var/store", "redis:host", "://", "file:/x"])
 def test_another_scheme_is_told_which_there_are(url: str) -> None:
-    with pytest.raises(InvalidArgument, match="memory://, file://, redis://, rediss://") as raised:
+    with pytest.raises(
+        InvalidArgument, match="memory://, file://, redis://, rediss://, s3://"
+    ) as raised:
         open_store(url)
     assert raised.value.reason == "BAD_STORE_URL"
 
@@ -74,7 +77,46 @@ def test_only_a_redis_url_loads_the_redis_client() -> None:
     code = (
         "import sys; from model_store import open_store, publication, faults;"
         "open_store('memory://x'); open_store('file:///nowhere');"
-        "assert 'redis' not in sys.modules and 'torch' not in sys.modules;"
+        "assert not {'redis', 'obstore', 'torch'} & set(sys.modules);"
         "open_store('redis://127.0.0.1:1/0'); assert 'redis' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
+def test_an_s3_url_names_bucket_and_prefix() -> None:
+    url = "s3://bucket/some/prefix/?endpoint=http://127.0.0.1:9000/&region=eu-west-1&poll_s=2"
+    assert S3Location.of(url) == S3Location(
+        "bucket", "some/prefix", "http://127.0.0.1:9000", "eu-west-1", 2.0
+    )
+    assert S3Location.of("s3://bucket") == S3Location("bucket")
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("s3://", "name of a bucket"),
+        ("s3:///prefix", "name of a bucket"),
+        ("s3://bucket:9000/x", "name of a bucket"),
+        ("s3://bucket/x#y", "name of a bucket"),
+        ("s3://key:secret@bucket/x", "must not hold credentials"),
+        ("s3://bucket/x?endpoint=http://key:secret@host", "must not hold credentials"),
+        ("s3://bucket/x?endpoint=host:9000", "must start with http"),
+        ("s3://bucket/x?endpont=http://host", "did you mean endpoint"),
+        ("s3://bucket/x?poll_s=never", "expected 0.01 to 3600"),
+        ("s3://bucket/x?poll_s=nan", "expected 0.01 to 3600"),
+        ("s3://bucket/x?region", "not key=value"),
+    ],
+)
+def test_an_s3_url_that_cannot_be_used_says_why(url: str, told: str) -> None:
+    with pytest.raises(InvalidArgument, match=told) as raised:
+        open_store(url)
+    assert raised.value.reason == "BAD_STORE_URL"
+    assert "secret" not in str(raised.value)
+    assert raised.value.__cause__ is None
+
+
+def test_a_missing_s3_client_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "model_store.s3_store", None)
+    with pytest.raises(FailedPrecondition, match=r"headrace\[s3\]") as raised:
+        open_store("s3://bucket")
+    assert raised.value.reason == "NO_S3_CLIENT"

@@ -19,6 +19,7 @@ from chassis.errors import HeadraceError
 from model_store import Store, open_store
 from model_store.digests import digest
 from tests.model_store.samples import PROBE, PROGRAM, unstored, weights
+from tests.s3_server import S3Server
 
 MODELS = st.sampled_from(["a", "b"])
 CHANNELS = st.sampled_from(["stable", "canary"])
@@ -236,3 +237,11 @@ def test_redis_is_a_dict(empty_redis_url: str) -> None:
             return lambda: open_store(empty_redis_url)
 
         check(open_empty, examples=20)
+
+
+def test_s3_is_a_dict(s3_server: S3Server) -> None:
+    def open_empty() -> Callable[[], Store]:
+        url = s3_server.url(uuid4().hex)
+        return lambda: open_store(url)
+
+    check(open_empty, examples=8)

@@ -34,10 +34,12 @@ class Publishing:
         return version
 
 
-@pytest.fixture(params=["file", "redis"])
+@pytest.fixture(params=["file", "redis", "s3"])
 def publishing(request, tmp_path):
     if request.param == "redis":
         store = request.getfixturevalue("redis_url")
+    elif request.param == "s3":
+        store = request.getfixturevalue("s3_server").url("swaps")
     else:
         store = f"file://{tmp_path}/store"
     publishing = Publishing(store)

@@ -11,9 +11,16 @@ from tests.system.up import COMMAND, FREE_PORTS, marked, marked_processes
 pytestmark = pytest.mark.system
 
 
-@pytest.mark.parametrize("store", ["file", "redis"])
+@pytest.fixture(params=["file", "redis", "s3"])
+def store(request):
+    """Options that name the store."""
+    if request.param != "s3":
+        return ["--store", request.param]
+    return ["--store-url", request.getfixturevalue("s3_server").url("up")]
+
+
 def test_the_loop_serves_ever_better_versions(store, tmp_path):
-    arguments = ["--seconds", "12", "--store", store, "--publish-every", "1", *FREE_PORTS]
+    arguments = ["--seconds", "12", *store, "--publish-every", "1", *FREE_PORTS]
     done = subprocess.run(
         [*COMMAND, *arguments], capture_output=True, env=marked(tmp_path), timeout=110
     )
@@ -50,6 +57,7 @@ def test_the_loop_of_a_generative_model_asks_by_streams(tmp_path):
     [
         (["--model", "examples.digits:Nope"], "Nope is no headrace.Model"),
         (["--model", "no.such:Model"], "No module named 'no'"),
+        (["--store-url", "s3://b?endpont=x"], "did you mean endpoint?"),
         (["--replicas", "0"], "Invalid value for '--replicas'"),
     ],
 )

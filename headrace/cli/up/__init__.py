@@ -25,9 +25,12 @@ def up(
     model: Annotated[
         str, typer.Option(help='The headrace.Model to train and serve, "package.module:Class".')
     ] = "examples.digits:Digits",
-    store: Annotated[StoreKind, typer.Option(help="Which model store to use.")] = StoreKind.FILE,
-    redis_url: Annotated[
-        str, typer.Option(help="With --store redis: a running server; default: starts Valkey.")
+    store: Annotated[StoreKind, typer.Option(help="Which model store to start.")] = StoreKind.FILE,
+    store_url: Annotated[
+        str,
+        typer.Option(
+            help="A model store that is there already: file://, redis:// or s3://; starts none."
+        ),
     ] = "",
     replicas: Annotated[int, typer.Option(min=1, max=64, help="Inference replicas.")] = 2,
     port: Annotated[
@@ -71,7 +74,7 @@ def up(
     plan = Plan(
         model=model,
         store=store.value,
-        redis_url=redis_url,
+        given_store=store_url,
         replicas=replicas,
         port=port,
         http_port=http_port,

@@ -28,6 +28,7 @@ from headrace.cli.up.view import render
 from headrace.cli.up.watch import Watch
 from headrace.client import AsyncClient
 from headrace.model import Model, load_model
+from model_store import open_store
 from protos.headrace.v1 import trainer_pb2
 
 RUN_ID = "up"
@@ -43,6 +44,8 @@ def run_loop(plan: Plan) -> int:
     sys.path.insert(0, str(Path.cwd()))
     model = load_model(plan.model)
     _ = model.signature
+    if plan.given_store:
+        open_store(plan.given_store).close()
     with _directory(plan) as directory:
         return asyncio.run(_Loop(plan.with_ports(), model, directory).run())
 

