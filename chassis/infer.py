@@ -16,6 +16,7 @@ import numpy as np
 
 from chassis.errors import InvalidArgument
 from chassis.outputs import Forms
+from chassis.provenance import Provenance
 from chassis.shared_memory import REGION_PARAMETER
 from chassis.tensors import TensorSpec, datatype_of, decode_raw, encode_raw, split_bytes_elements
 from chassis.typed_contents import TYPED_FIELDS, fill_typed, raw_from_typed
@@ -30,13 +31,16 @@ def infer_reply(
     outputs: Sequence[tuple[TensorSpec, tuple[int, ...], bytes]],
     typed: bool = False,
     forms: Forms = (),
+    provenance: Provenance | None = None,
 ) -> oip.ModelInferResponse:
     """A reply with (spec, shape, raw bytes) outputs, typed if `typed` and all of them can be.
 
-    `forms`, of the same order, tells how each travels; empty: as it is. Raises what `Window.write`
-    raises.
+    `forms`, of the same order, tells how each travels; empty: as it is. `provenance`, if known, is
+    told in its parameters. Raises what `Window.write` raises.
     """
     reply = oip.ModelInferResponse(model_name=model, model_version=version, id=request_id)
+    if provenance is not None:
+        provenance.write(reply.parameters)
     if forms or typed:
         _add_formed(reply, outputs, forms or (None,) * len(outputs), typed)
         return reply

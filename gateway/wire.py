@@ -18,6 +18,7 @@ from chassis.errors import (
     Unavailable,
 )
 from chassis.infer import decoded_outputs, infer_request
+from chassis.provenance import provenance_in
 from chassis.sequences import add_step
 from chassis.stream_errors import error_of
 from chassis.tensors import ELEMENT_BYTES, TensorSpec, encode_raw, split_bytes_elements
@@ -105,7 +106,7 @@ def _read(
         outputs = [_checked(spec, by_name, rows) for spec in batch.model.signature.outputs]
     except InvalidArgument:
         return _malformed()
-    return BatchReply(message.model_version, outputs, infer_s)
+    return BatchReply(message.model_version, outputs, infer_s, provenance_in(message.parameters))
 
 
 def _malformed() -> Failure:

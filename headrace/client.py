@@ -81,9 +81,10 @@ class Client:
     def predict(self, model: str, inputs: Arrays, **options: Unpack[Options]) -> Prediction:
         """Sends arrays by input name, batch dimension first where the model batches.
 
-        `options` are those of `Options`: `version`, `channel`, `outputs`, `classes`, `timeout_s`,
-        `deadline`, `priority`, `request_id`, `parameters`. Raises InvalidArgument, NotFound,
-        FailedPrecondition (the pinned version is not loaded), ResourceExhausted, DeadlineExceeded,
+        `options` are those of `Options`: `version`, `channel`, `max_staleness_ms`, `outputs`,
+        `classes`, `timeout_s`, `deadline`, `priority`, `request_id`, `parameters`. Raises
+        InvalidArgument, NotFound, FailedPrecondition (the pinned version is not loaded, or all
+        weights are older than allowed), ResourceExhausted, DeadlineExceeded,
         Unavailable, or Unimplemented (DECOUPLED_MODEL: use `generate`).
         """
         timeout_s = seconds_left(options, self._timeout_s)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from chassis.errors import DeadlineExceeded, HeadraceError, Internal, InvalidArgument
 from chassis.infer import decoded_outputs, encoded_inputs, infer_request
+from chassis.provenance import MAX_STALENESS_PARAMETER, provenance_in
 from chassis.stream_errors import EMPTY_FINAL_PARAMETER, FINAL_PARAMETER, error_of
 from protos.inference import grpc_service_pb2 as oip
 
@@ -34,6 +35,8 @@ class Options(TypedDict, total=False):
     outputs: Sequence[str]
     # For an output by name, how many of its best classes are wanted instead of its values.
     classes: Mapping[str, int]
+    # How old the weights may be at most, in milliseconds since their train step.
+    max_staleness_ms: int | None
     # Seconds that the answer may take.
     timeout_s: float | None
     # A point of time.monotonic() after which the answer is of no use; the earlier of both counts.
@@ -48,12 +51,18 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One answer: output arrays by name, and the model version that computed them."""
+    """One answer: output arrays by name, and the model version that computed them.
+
+    `train_step` counts the optimizer steps behind that version, `age_ms` are the milliseconds since
+    the last of them; both are None where the server does not tell.
+    """
 
     model: str
     version: int
     outputs: dict[str, npt.NDArray[Any]]
     request_id: str = ""
+    train_step: int | None = None
+    age_ms: int | None = None
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         return self.outputs[name]
@@ -93,6 +102,9 @@ def request_of(model: str, inputs: Arrays, options: Options) -> oip.ModelInferRe
     channel = options.get("channel")
     if channel:
         set_parameter(request, "channel", channel)
+    staleness_ms = options.get("max_staleness_ms")
+    if staleness_ms is not None:
+        set_parameter(request, MAX_STALENESS_PARAMETER, int(staleness_ms))
     priority = options.get("priority", 0)
     if priority:
         request.parameters["priority"].uint64_param = _checked_priority(priority)
@@ -139,8 +151,14 @@ def prediction_of(reply: oip.ModelInferResponse, request_id: str | None = None) 
         version = int(reply.model_version or 0)
     except (HeadraceError, ValueError, KeyError) as error:
         raise Internal("BAD_REPLY", f"the server's answer cannot be read: {error}") from error
+    provenance = provenance_in(reply.parameters)
     return Prediction(
-        reply.model_name, version, outputs, reply.id if request_id is None else request_id
+        reply.model_name,
+        version,
+        outputs,
+        reply.id if request_id is None else request_id,
+        None if provenance is None else provenance.train_step,
+        None if provenance is None else provenance.age_ms,
     )
 
 

@@ -22,6 +22,7 @@ from uuid import uuid4
 import torch
 from torch import nn
 
+from chassis.clock import wall_time_ms
 from chassis.errors import InvalidArgument, Unavailable
 from chassis.failpoints import failpoint
 from chassis.names import checked_name
@@ -116,13 +117,15 @@ class Publisher:
     ) -> int:
         """Makes `module`'s weights a new version, moves the channel to it, returns its number.
 
-        Blocks until the version is durable. `module` keeps its modes, gradients and buffers, and
-        no random generator moves; DistributedDataParallel and torch.compile are looked through.
+        Blocks until the version is durable; the weights age from the call on. `module` keeps its
+        modes, gradients and buffers, and no random generator moves; DistributedDataParallel and
+        torch.compile are looked through.
 
         Raises InvalidArgument (NON_FINITE, BAD_STATE, BAD_OUTPUT, NO_SIGNATURE, NOT_EXPORTABLE,
         NEEDS_IMPORT_PATH, BAD_EXAMPLE) before anything is written, FailedPrecondition (STALE_EPOCH)
         where a newer publisher took the model over, Unavailable where the store stays away.
         """
+        step_time_ms = wall_time_ms()
         module = unwrapped(module)
         state = snapshot(module)
         if self._prepared is None:
@@ -136,6 +139,7 @@ class Publisher:
             tensors=tensors,
             parent=self.last_version,
             step=step,
+            step_time_ms=step_time_ms,
             metrics=dict(metrics or {}),
             probe=golden,
             producer=self.producer,

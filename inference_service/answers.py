@@ -56,4 +56,5 @@ def _reply(work: Work, outputs: Sequence[Output]) -> oip.ModelInferResponse:
         outputs=outputs,
         typed=work.inputs.typed,
         forms=work.forms if outputs else (),
+        provenance=work.provenance,
     )

@@ -87,6 +87,7 @@ class Counters:
         self._rows = metrics.BATCH_ROWS.labels(model)
         self._seconds = metrics.BATCH_SECONDS.labels(model)
         self._responses = metrics.RESPONSES.labels(model)
+        self._first_reply = metrics.FIRST_REPLY_SECONDS.labels(model)
 
     def on_done(self, work: Work) -> None:
         """Counts one work that the executor ended."""
@@ -104,6 +105,7 @@ class Counters:
         if work.error is not None:
             counters.fail.add(total_s)
             return
+        self._note_reply(work)
         self._rows.observe(work.inputs.rows)
         if not work.signature.decoupled:
             self._seconds.observe(work.infer_s)
@@ -116,6 +118,7 @@ class Counters:
 
     def on_response(self, work: Work, response: Response) -> None:
         """Counts one response of a generation under way."""
+        self._note_reply(work)
         self._responses.inc()
         self._seconds.observe(response.infer_s)
         counters = self._version(work.version_text)
@@ -124,6 +127,11 @@ class Counters:
         place.compute_output.add(response.output_s)
         place.success.add(response.infer_s + response.output_s)
         work.responses_made = response.index + 1
+
+    def _note_reply(self, work: Work) -> None:
+        provenance = work.provenance
+        if provenance is not None and work.served.on_reply(provenance):
+            self._first_reply.observe(provenance.age_ms / 1000)
 
     def versions(self) -> Iterator[tuple[str, VersionCounters]]:
         """The versions kept, oldest use first."""

@@ -16,6 +16,7 @@ from chassis.limits import DEFAULT_LIMITS, Limits, check_limits, check_tensor_by
 from chassis.oip import checked_version
 from chassis.outputs import output_forms, wanted_outputs
 from chassis.padding import Cuts, padder_of
+from chassis.provenance import max_staleness_ms
 from chassis.sequences import sequence_required, step_of
 from chassis.shared_memory import NO_REGIONS, Regions
 from chassis.stream_errors import EMPTY_FINAL_PARAMETER
@@ -65,8 +66,10 @@ class Intake:
             raise Unavailable("MODEL_NOT_READY", f"model {served.name!r} has no version loaded yet")
         version = checked_version(request.model_version)
         deadline = math.inf if remaining_s is None else time.monotonic() + remaining_s
+        staleness_ms = None
         if request.parameters:
             _check_channel(request.parameters, served)
+            staleness_ms = max_staleness_ms(request.parameters)
             deadline = min(deadline, time.monotonic() + _timeout_s(request.parameters))
         step = step_of(request.parameters)
         if step is None and signature.states:
@@ -83,6 +86,7 @@ class Intake:
             forms=output_forms(request, signature, regions) if request.outputs else (),
             cuts=cuts,
             version=version,
+            max_staleness_ms=staleness_ms,
             step=step,
             caller=caller,
             deadline=deadline,

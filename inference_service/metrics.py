@@ -28,9 +28,16 @@ SERVING_VERSION = Gauge(
 )
 VERSION_AGE = Gauge(
     "headrace_replica_version_age_seconds",
-    "Since the serving version was made",
+    "Since the end of the train step whose weights serve",
     ["model"],
     registry=REGISTRY,
+)
+FIRST_REPLY_SECONDS = Histogram(
+    "headrace_replica_first_reply_seconds",
+    "From the end of a train step to the first reply computed with its weights",
+    ["model"],
+    registry=REGISTRY,
+    buckets=(0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800),
 )
 BATCHES = Counter(
     "headrace_replica_batches",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 
+from chassis.clock import wall_time_ms
 from chassis.errors import DeadlineExceeded, FailedPrecondition, HeadraceError, Unavailable
 from chassis.sequences import Step, lost
 from inference_service.sequences import REPLACED
@@ -18,8 +19,8 @@ from inference_service.work import Work
 def placed(work: Work, now: float) -> Slot:
     """The slot for the work, pinned: `Slots.release` and `leave` follow.
 
-    Raises Unavailable (ABANDONED), DeadlineExceeded, FailedPrecondition (VERSION_NOT_LOADED), and
-    what `Sequences` does.
+    Raises Unavailable (ABANDONED), DeadlineExceeded, FailedPrecondition (VERSION_NOT_LOADED,
+    TOO_STALE), and what `Sequences` does.
     """
     if work.step is not None:
         work.served.sequences.begin(work.caller, work.step)
@@ -31,6 +32,7 @@ def placed(work: Work, now: float) -> Slot:
     slot = work.served.slots.pin(work.version)
     if slot is None:
         raise _not_loaded(work)
+    _check_staleness(work, slot)
     return slot
 
 
@@ -51,6 +53,7 @@ def _placed_step(work: Work, step: Step, now: float) -> Slot:
     if slot is None:
         sequences.on_not_loaded(work.caller, step)
         raise lost(step.id, REPLACED)
+    _check_staleness(work, slot)
     try:
         work.sequence = sequences.enter(
             work.caller, step, version=slot.version, rows=work.inputs.rows, now=now
@@ -59,6 +62,22 @@ def _placed_step(work: Work, step: Step, now: float) -> Slot:
         slots.release(slot)
         raise
     return slot
+
+
+def _check_staleness(work: Work, slot: Slot) -> None:
+    """Notes what the answer comes from; gives the slot back where that is too old."""
+    # Here and not where the reply is made: by then a load may have refilled the slot.
+    work.provenance = slot.provenance(wall_time_ms())
+    age_ms, most_ms = work.provenance.age_ms, work.max_staleness_ms
+    if most_ms is None or age_ms <= most_ms:
+        return
+    work.served.slots.release(slot)
+    raise FailedPrecondition(
+        "TOO_STALE",
+        f"the weights of model {work.served.name!r} version {slot.version} are {age_ms} ms old; "
+        f"max_staleness_ms is {most_ms}",
+        field="parameters[max_staleness_ms]",
+    )
 
 
 def _why_not(work: Work, now: float) -> HeadraceError | None:

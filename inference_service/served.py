@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from chassis.clock import wall_time_ms
+from chassis.provenance import Provenance
 from chassis.tensors import Signature
 from inference_service.policy.pursuit import Pursuit
 from inference_service.sequences import SequenceBounds, Sequences
@@ -72,6 +73,7 @@ class ServedSnapshot:
     last_load_ms: float
     load_step: str
     store_error: str
+    first_reply_ms: int
 
 
 class ServedModel:
@@ -111,6 +113,10 @@ class ServedModel:
         self._last_load_ms = 0.0
         self._load_step = ""
         self._store_error = ""
+        # A version that was made before is no measure of how soon new ones answer.
+        self._since_ms = wall_time_ms()
+        self._awaited_version = 0
+        self._first_reply_ms = 0
 
     @property
     def ready(self) -> bool:
@@ -124,11 +130,11 @@ class ServedModel:
 
     @property
     def age_ms(self) -> int:
-        """Milliseconds since the serving version was made; 0 before the first load."""
+        """Milliseconds since the train step whose weights serve; 0 before the first load."""
         slot = self.slots.serving
         if slot is None or slot.manifest is None:
             return 0
-        return max(0, wall_time_ms() - slot.manifest.create_time_ms)
+        return max(0, wall_time_ms() - slot.manifest.fresh_time_ms)
 
     @property
     def directive(self) -> Directive:
@@ -240,12 +246,27 @@ class ServedModel:
             self.signature = signature
             self.slots.flip(slot)
             self._swaps += 1
+            self._await_reply(slot)
             self._last_load_ms = load_ms
             self._pursuit.on_serving(slot.version, now=time.monotonic())
         if first:
             self._on_first_flip()
         self._tell()
         return True
+
+    def on_reply(self, provenance: Provenance) -> bool:
+        """An answer was computed; whether it is the first of a version that is new."""
+        # Without the lock, on every answer: a flip beside it makes this the answer before.
+        if provenance.version != self._awaited_version:
+            return False
+        self._awaited_version = 0
+        self._first_reply_ms = provenance.age_ms
+        return True
+
+    def _await_reply(self, slot: Slot) -> None:
+        manifest = slot.manifest
+        if manifest is not None and manifest.create_time_ms >= self._since_ms:
+            self._awaited_version = slot.version
 
     def stop(self) -> None:
         """Wakes the loader and makes it end."""
@@ -287,6 +308,7 @@ class ServedModel:
             last_load_ms=self._last_load_ms,
             load_step=self._load_step,
             store_error=self._store_error,
+            first_reply_ms=self._first_reply_ms,
         )
 
 

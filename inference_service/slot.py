@@ -12,6 +12,7 @@ import threading
 from dataclasses import dataclass
 from enum import Enum
 
+from chassis.provenance import Provenance
 from inference_service.instance import Instance
 from model_store.records import Manifest
 
@@ -36,6 +37,12 @@ class Slot:
     version_text: str = ""
     instance: Instance | None = None
     manifest: Manifest | None = None
+
+    def provenance(self, now_ms: int) -> Provenance:
+        """Of an answer computed on it at that wall-clock time; while it is pinned."""
+        manifest = self.manifest
+        assert manifest is not None
+        return Provenance(self.version, manifest.step, max(0, now_ms - manifest.fresh_time_ms))
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,7 @@ def _add_model(reply: replica_pb2.ReplicaGetStatusResponse, snapshot: ServedSnap
         swaps=snapshot.swaps,
         last_load_ms=snapshot.last_load_ms,
         load_step=snapshot.load_step,
+        first_reply_ms=snapshot.first_reply_ms,
     )
     for slot in snapshot.slots:
         model.slots.add(state=slot.state.value, version=slot.version, pins=slot.pins)

@@ -11,6 +11,7 @@ from chassis.errors import HeadraceError
 from chassis.inputs import Inputs
 from chassis.outputs import Forms
 from chassis.padding import Cuts
+from chassis.provenance import Provenance
 from chassis.sequences import Step
 from chassis.tensors import Signature, TensorSpec
 from headrace.values import Value
@@ -55,6 +56,8 @@ class Work:
     cuts: Cuts = field(default_factory=dict)
     # The version asked for; 0 for whichever serves.
     version: int = 0
+    # How old the weights may be at most when its turn comes; None for any age.
+    max_staleness_ms: int | None = None
     # Its place in a sequence of `caller`, None outside one.
     step: Step | None = None
     caller: str = ""
@@ -80,6 +83,7 @@ class Work:
     # The sequence of `step`, while the device works at it.
     sequence: Sequence | None = None
     version_text: str = ""
+    provenance: Provenance | None = None
     outputs: list[Output] = field(default_factory=list)
     # What its sequence carries on, where it succeeds.
     states: list[Value] = field(default_factory=list)

@@ -124,6 +124,7 @@ def _manifest_message(manifest: Manifest) -> manifest_pb2.Manifest:
         step=manifest.step,
         metrics=manifest.metrics,
         create_time_ms=manifest.create_time_ms,
+        step_time_ms=manifest.step_time_ms,
         program=manifest_pb2.Program(
             kind=_KIND_NUMBERS[program.kind], digest=program.digest, size_bytes=program.size_bytes
         ),
@@ -193,6 +194,7 @@ def _manifest(message: manifest_pb2.Manifest) -> Manifest:
         step=message.step,
         metrics=dict(message.metrics),
         create_time_ms=message.create_time_ms,
+        step_time_ms=message.step_time_ms,
         program=Program(_KINDS[program.kind], program.digest, program.size_bytes),
         signature=_signature(message.signature),
         tensors=tuple(_tensor(tensor) for tensor in message.tensors),

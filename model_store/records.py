@@ -67,7 +67,8 @@ class Manifest:
 
     `version` is 0 until a store assigns it; `epoch` 0 is a publisher without a fencing token;
     `parent` 0 is the first of its run; `tensors` are kept ordered by name; `create_time_ms` 0 is
-    set by the store; an empty `commit_id` is filled by the store.
+    set by the store; an empty `commit_id` is filled by the store; `step_time_ms` is when the train
+    step behind the weights ended, 0 where nobody said.
     """
 
     model: str
@@ -80,6 +81,7 @@ class Manifest:
     step: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
     create_time_ms: int = 0
+    step_time_ms: int = 0
     probe: Probe | None = None
     producer: str = ""
     commit_id: str = ""
@@ -90,6 +92,11 @@ class Manifest:
         # A copy: the training loop goes on writing into its own dict, with numpy scalars in it.
         metrics = {str(name): float(value) for name, value in self.metrics.items()}
         object.__setattr__(self, "metrics", metrics)
+
+    @property
+    def fresh_time_ms(self) -> int:
+        """Since when the weights age: the end of their train step, else the record's making."""
+        return self.step_time_ms or self.create_time_ms
 
     def digests(self) -> list[str]:
         """The distinct digests of every blob the version needs, sorted."""

@@ -44,7 +44,7 @@ def check_manifest(manifest: Manifest) -> None:
     checked_name(manifest.model, what="model")
     if manifest.version != 0:
         raise _bad("version", f"must be 0, the store assigns it; got {manifest.version}")
-    for name in ("epoch", "parent", "step", "create_time_ms"):
+    for name in ("epoch", "parent", "step", "create_time_ms", "step_time_ms"):
         _check_count(getattr(manifest, name), name)
     check_text(manifest.commit_id, what="commit_id", may_be_empty=True)
     check_text(manifest.producer, what="producer", may_be_empty=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from chassis.errors import DeadlineExceeded, HeadraceError
 from chassis.infer import infer_reply, split_rows
 from chassis.padding import Padder, cut, padder_of
+from chassis.provenance import Provenance
 from chassis.tensors import TensorSpec
 from gateway.ingress.request import Request
 from gateway.policy.lane import QueueKey
@@ -33,12 +34,13 @@ class BatchReply:
     """A replica's answer, checked: `outputs` follow the signature, each with all rows first.
 
     `version` is the one that computed it, as the replica names it; `infer_s` is the span between
-    sending and answer.
+    sending and answer; `provenance` is what ours tell of the weights, None from other servers.
     """
 
     version: str
     outputs: Sequence[Part]
     infer_s: float
+    provenance: Provenance | None = None
 
 
 class Batch:
@@ -116,7 +118,7 @@ class Batch:
                 continue
             try:
                 parts = [column[index] for column in columns]
-                message = reply_to(request, reply.version, parts)
+                message = reply_to(request, reply, parts)
             except HeadraceError as error:
                 # Its region of shared memory is gone or too small: its own fault, nobody else's.
                 fail_all([request], error, self._ledger, now)
@@ -186,10 +188,12 @@ class Sample(Batch):
         """The answer is thrown away: the caller got one from elsewhere."""
 
 
-def reply_to(request: Request, version: str, outputs: Sequence[Part]) -> oip.ModelInferResponse:
-    """What the caller gets of these outputs, which follow the signature; none is an empty reply.
+def reply_to(
+    request: Request, reply: BatchReply, outputs: Sequence[Part]
+) -> oip.ModelInferResponse:
+    """What the caller gets of a replica's reply: these of its outputs, none for an empty reply.
 
-    What its padding added is cut off. Raises what `infer_reply` raises.
+    They follow the signature; what its padding added is cut off. Raises what `infer_reply` raises.
     """
     wanted = [outputs[at] for at in request.wanted] if outputs else []
     if request.cuts and outputs:
@@ -199,11 +203,12 @@ def reply_to(request: Request, version: str, outputs: Sequence[Part]) -> oip.Mod
                 wanted[index] = (spec, *cut(spec, shape, raw, request.cuts[at]))
     return infer_reply(
         model=request.key.model,
-        version=version,
+        version=reply.version,
         request_id=request.id,
         outputs=wanted,
         typed=request.typed,
         forms=request.forms if outputs else (),
+        provenance=reply.provenance,
     )
 
 

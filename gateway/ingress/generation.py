@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from chassis.errors import HeadraceError
+from chassis.provenance import Provenance
 from gateway.ingress.answer import Responses
 from gateway.ingress.batch import Batch, BatchReply, reply_to
 from gateway.ingress.request import Request
@@ -17,7 +18,15 @@ class Generation(Batch):
     `complete` is for batches; a generation takes `respond` for each response and `finish`.
     """
 
-    __slots__ = ("_closed", "_request", "_responded_at", "_responses", "responses", "version")
+    __slots__ = (
+        "_closed",
+        "_provenance",
+        "_request",
+        "_responded_at",
+        "_responses",
+        "responses",
+        "version",
+    )
 
     def __init__(
         self, request: Request, responses: Responses, ledger: Ledger, *, now: float
@@ -31,6 +40,7 @@ class Generation(Batch):
         # Responses so far, and the version that computes all of them.
         self.responses = 0
         self.version = ""
+        self._provenance: Provenance | None = None
 
     @property
     def begun(self) -> bool:
@@ -57,7 +67,8 @@ class Generation(Batch):
         self.version = reply.version
         index, self.responses = self.responses, self.responses + 1
         since, self._responded_at = self._responded_at, now
-        self._responses.respond(reply_to(self._request, reply.version, reply.outputs))
+        self._provenance = reply.provenance
+        self._responses.respond(reply_to(self._request, reply, reply.outputs))
         self._ledger.on_response(self.key.model, reply.version, index, now - since)
 
     def finish(self, version: str, now: float) -> None:
@@ -65,7 +76,8 @@ class Generation(Batch):
         if self.done:
             return
         self._closed = True
-        self._request.answer.set_result(reply_to(self._request, version, []))
+        end = BatchReply(version, (), 0.0, self._provenance)
+        self._request.answer.set_result(reply_to(self._request, end, ()))
         model = self.key.model
         if not self.responses:
             self._ledger.on_empty_response(model, version, now - self._responded_at)

@@ -16,6 +16,7 @@ from chassis.names import checked_name
 from chassis.oip import checked_version
 from chassis.outputs import output_forms, wanted_outputs
 from chassis.padding import Cuts, padder_of
+from chassis.provenance import MAX_STALENESS_PARAMETER, max_staleness_ms
 from chassis.sequences import SequenceId, Step, sequence_required, step_of
 from chassis.shared_memory import NO_REGIONS, Regions
 from gateway.catalog import ServedModel
@@ -194,8 +195,9 @@ def carried_parameters(parameters: Any) -> tuple[tuple[str, str | int], ...]:
         if choice.WhichOneof("parameter_choice") != "string_param":
             raise _bad_parameter("channel", "a string")
         carried.append(("channel", checked_name(choice.string_param, what="channel")))
-    if "max_staleness_ms" in parameters:
-        carried.append(("max_staleness_ms", _integer(parameters, "max_staleness_ms")))
+    staleness_ms = max_staleness_ms(parameters)
+    if staleness_ms is not None:
+        carried.append((MAX_STALENESS_PARAMETER, staleness_ms))
     return tuple(carried)
 
 

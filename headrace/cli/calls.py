@@ -73,6 +73,7 @@ def replica_rows(address: str, status: replica_pb2.ReplicaGetStatusResponse) -> 
             "step": model.step,
             "age_s": model.age_ms / 1000,
             "behind_s": model.behind_ms / 1000,
+            "first_reply_s": model.first_reply_ms / 1000,
             "slots": slots_text(model),
             "swaps": model.swaps,
             "failure": _failure_text(model),

@@ -36,6 +36,9 @@ def predict(
         int | None, typer.Option(help="Pin the answer to this model version.")
     ] = None,
     channel: Annotated[str | None, typer.Option(help="Pin it to this channel.")] = None,
+    max_staleness_ms: Annotated[
+        int | None, typer.Option(min=0, help="Refuse an answer of older weights than this.")
+    ] = None,
     gateway: AddressOption = "127.0.0.1:8001",
     timeout: Annotated[float, typer.Option(help="Seconds.")] = 10.0,
     priority: Annotated[int, typer.Option(help="1 is the most urgent; 0: the server's.")] = 0,
@@ -48,7 +51,12 @@ def predict(
     from headrace.client import Client
     from headrace.prediction import Options
 
-    options: Options = {"version": version, "channel": channel, "priority": priority}
+    options: Options = {
+        "version": version,
+        "channel": channel,
+        "max_staleness_ms": max_staleness_ms,
+        "priority": priority,
+    }
     with Client(gateway, timeout_s=timeout, **credentials()) as client:
         signature = client.signature(model)
         arrays = parsed_inputs(inputs, signature)
@@ -62,15 +70,27 @@ def predict(
 def _print(answer: Prediction, output: Format, *, line: bool) -> None:
     if output is Format.JSON:
         outputs = {name: _plain(array.tolist()) for name, array in answer.outputs.items()}
-        record: Row = {"model": answer.model, "version": answer.version, "outputs": outputs}
+        record: Row = {
+            "model": answer.model,
+            "version": answer.version,
+            "train_step": answer.train_step,
+            "age_ms": answer.age_ms,
+            "outputs": outputs,
+        }
         if line:
             typer.echo(json.dumps(record))
         else:
             print_json(record)
         return
-    typer.echo(f"{answer.model} version {answer.version}")
+    typer.echo(f"{answer.model} version {answer.version}{_age_text(answer)}")
     for name, array in answer.outputs.items():
         typer.echo(f"{name} {list(array.shape)}\n{array}")
+
+
+def _age_text(answer: Prediction) -> str:
+    if answer.age_ms is None:
+        return ""
+    return f", train step {answer.train_step}, {answer.age_ms / 1000:.1f} s old"
 
 
 def _plain(value: Any) -> Any:

@@ -230,7 +230,9 @@ def test_the_command_prints_one_answer_or_a_line_for_each_response(server):
         assert result.exit_code == 0, result.output
         return result.stdout
 
-    record = {"model": "echo", "version": 7, "outputs": {"y": [[4]]}}
+    # A server that is not ours tells neither step nor age.
+    told = {"train_step": None, "age_ms": None}
+    record = {"model": "echo", "version": 7, **told, "outputs": {"y": [[4]]}}
     assert json.loads(lines("echo", "-o", "json", "--priority", "1")) == record
     assert server.servicer.requests[0].parameters["priority"].uint64_param == 1
     counted = [json.loads(line) for line in lines("count", "-o", "json").splitlines()]

@@ -110,6 +110,8 @@ class Stack:
     models: str
     # Settings of every replica beyond those that `start` gives.
     replica_settings: dict[str, object] = field(default_factory=dict)
+    # What one of them has instead, by its index.
+    own_settings: dict[int, dict[str, object]] = field(default_factory=dict)
     replicas: list[Service] = field(default_factory=list)
     gateway: Service | None = None
 
@@ -122,6 +124,7 @@ class Stack:
                 "models": self.models,
                 "threads": 1,
                 **self.replica_settings,
+                **self.own_settings.get(index, {}),
             }
             log = self.directory / f"replica-{index}.log"
             self.replicas.append(Service("inference_service", settings, log).launch())

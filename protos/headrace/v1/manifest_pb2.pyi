@@ -108,7 +108,7 @@ class Probe(_message.Message):
     def __init__(self, digest: _Optional[str] = ..., size_bytes: _Optional[int] = ..., absolute_tolerance: _Optional[float] = ..., relative_tolerance: _Optional[float] = ...) -> None: ...
 
 class Manifest(_message.Message):
-    __slots__ = ("model", "version", "epoch", "parent", "step", "metrics", "create_time_ms", "program", "signature", "tensors", "probe", "producer", "commit_id")
+    __slots__ = ("model", "version", "epoch", "parent", "step", "metrics", "create_time_ms", "program", "signature", "tensors", "probe", "producer", "commit_id", "step_time_ms")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -129,6 +129,7 @@ class Manifest(_message.Message):
     PROBE_FIELD_NUMBER: _ClassVar[int]
     PRODUCER_FIELD_NUMBER: _ClassVar[int]
     COMMIT_ID_FIELD_NUMBER: _ClassVar[int]
+    STEP_TIME_MS_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     epoch: int
@@ -142,7 +143,8 @@ class Manifest(_message.Message):
     probe: Probe
     producer: str
     commit_id: str
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., epoch: _Optional[int] = ..., parent: _Optional[int] = ..., step: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., create_time_ms: _Optional[int] = ..., program: _Optional[_Union[Program, _Mapping]] = ..., signature: _Optional[_Union[Signature, _Mapping]] = ..., tensors: _Optional[_Iterable[_Union[TensorEntry, _Mapping]]] = ..., probe: _Optional[_Union[Probe, _Mapping]] = ..., producer: _Optional[str] = ..., commit_id: _Optional[str] = ...) -> None: ...
+    step_time_ms: int
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., epoch: _Optional[int] = ..., parent: _Optional[int] = ..., step: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., create_time_ms: _Optional[int] = ..., program: _Optional[_Union[Program, _Mapping]] = ..., signature: _Optional[_Union[Signature, _Mapping]] = ..., tensors: _Optional[_Iterable[_Union[TensorEntry, _Mapping]]] = ..., probe: _Optional[_Union[Probe, _Mapping]] = ..., producer: _Optional[str] = ..., commit_id: _Optional[str] = ..., step_time_ms: _Optional[int] = ...) -> None: ...
 
 class ChannelMove(_message.Message):
     __slots__ = ("version", "revision", "move_time_ms", "reason")

@@ -43,7 +43,7 @@ class LoadFailure(_message.Message):
     def __init__(self, version: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., fail_time_ms: _Optional[int] = ...) -> None: ...
 
 class ReplicaModelStatus(_message.Message):
-    __slots__ = ("model", "channel", "serving_version", "wanted_version", "step", "age_ms", "behind_ms", "slots", "failures", "swaps", "last_load_ms", "load_step")
+    __slots__ = ("model", "channel", "serving_version", "wanted_version", "step", "age_ms", "behind_ms", "slots", "failures", "swaps", "last_load_ms", "load_step", "first_reply_ms")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CHANNEL_FIELD_NUMBER: _ClassVar[int]
     SERVING_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -56,6 +56,7 @@ class ReplicaModelStatus(_message.Message):
     SWAPS_FIELD_NUMBER: _ClassVar[int]
     LAST_LOAD_MS_FIELD_NUMBER: _ClassVar[int]
     LOAD_STEP_FIELD_NUMBER: _ClassVar[int]
+    FIRST_REPLY_MS_FIELD_NUMBER: _ClassVar[int]
     model: str
     channel: str
     serving_version: int
@@ -68,7 +69,8 @@ class ReplicaModelStatus(_message.Message):
     swaps: int
     last_load_ms: float
     load_step: str
-    def __init__(self, model: _Optional[str] = ..., channel: _Optional[str] = ..., serving_version: _Optional[int] = ..., wanted_version: _Optional[int] = ..., step: _Optional[int] = ..., age_ms: _Optional[int] = ..., behind_ms: _Optional[int] = ..., slots: _Optional[_Iterable[_Union[SlotStatus, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[LoadFailure, _Mapping]]] = ..., swaps: _Optional[int] = ..., last_load_ms: _Optional[float] = ..., load_step: _Optional[str] = ...) -> None: ...
+    first_reply_ms: int
+    def __init__(self, model: _Optional[str] = ..., channel: _Optional[str] = ..., serving_version: _Optional[int] = ..., wanted_version: _Optional[int] = ..., step: _Optional[int] = ..., age_ms: _Optional[int] = ..., behind_ms: _Optional[int] = ..., slots: _Optional[_Iterable[_Union[SlotStatus, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[LoadFailure, _Mapping]]] = ..., swaps: _Optional[int] = ..., last_load_ms: _Optional[float] = ..., load_step: _Optional[str] = ..., first_reply_ms: _Optional[int] = ...) -> None: ...
 
 class ReplicaGetStatusRequest(_message.Message):
     __slots__ = ()
