@@ -57,6 +57,19 @@ class Access:
 PLAIN = Access()
 
 
+def access_of_files(files: ClientTls, token_file: Path | None, *, setting: str) -> Access:
+    """The access that settings named `setting`_ca, _cert, _key, _server_name, _token_file give.
+
+    Raises InvalidArgument (BAD_SETTING, BAD_TOKEN_FILE).
+    """
+    if files.ca is None and files != ClientTls():
+        raise InvalidArgument(
+            "BAD_SETTING", f"{setting}_cert, _key and _server_name need {setting}_ca"
+        )
+    token = token_in(token_file) if token_file else ""
+    return Access(None if files.ca is None else files, token)
+
+
 def token_in(file: Path) -> str:
     """The bearer token that a file holds alone. Raises InvalidArgument (BAD_TOKEN_FILE)."""
     try:

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from chassis.connections import DEFAULT_MESSAGE_BYTES, Access, token_in
+from chassis.connections import DEFAULT_MESSAGE_BYTES, Access, access_of_files
 from chassis.content_settings import ContentSettings
 from chassis.errors import InvalidArgument
 from chassis.protection import ProtectedSettings
@@ -164,12 +164,7 @@ class GatewaySettings(ContentSettings, HttpSettings, ProtectedSettings):
         files = ClientTls(
             self.endpoint_ca, self.endpoint_cert, self.endpoint_key, self.endpoint_server_name
         )
-        if self.endpoint_ca is None and files != ClientTls():
-            raise InvalidArgument(
-                "BAD_SETTING", "gateway.endpoint_cert, _key and _server_name need endpoint_ca"
-            )
-        token = token_in(self.endpoint_token_file) if self.endpoint_token_file else ""
-        return Access(None if self.endpoint_ca is None else files, token)
+        return access_of_files(files, self.endpoint_token_file, setting="gateway.endpoint")
 
 
 def _number(setting: str, text: str, value: str) -> float:

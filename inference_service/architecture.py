@@ -12,15 +12,15 @@ from chassis.errors import FailedPrecondition, HeadraceError
 from headrace.model import load_model
 from headrace.program import load_program
 from inference_service.instance import Instance, check_supported
+from model_store.blobs import Blobs
 from model_store.records import Manifest, ProgramKind
-from model_store.store import Store
 
 
 class Architecture:
     """Builds instances on one device."""
 
-    def __init__(self, store: Store, device: torch.device, *, allow_import_path: bool) -> None:
-        self._store = store
+    def __init__(self, blobs: Blobs, device: torch.device, *, allow_import_path: bool) -> None:
+        self._blobs = blobs
         self._device = device
         self._allow_import_path = allow_import_path
 
@@ -36,7 +36,7 @@ class Architecture:
 
     def _exported(self, manifest: Manifest) -> Instance:
         check_supported(manifest.signature)
-        module = load_program(self._store.read_blob(manifest.program.digest))
+        module = load_program(self._blobs.read_blob(manifest.program.digest))
         if self._device.type != "cpu" and isinstance(module, torch.fx.GraphModule):
             move_literals(module, self._device)
         return Instance(
@@ -48,7 +48,7 @@ class Architecture:
         )
 
     def _imported(self, manifest: Manifest) -> Instance:
-        path = self._store.read_blob(manifest.program.digest).decode(errors="replace")
+        path = self._blobs.read_blob(manifest.program.digest).decode(errors="replace")
         if not self._allow_import_path:
             raise FailedPrecondition(
                 "IMPORT_PATH_REFUSED",

@@ -14,9 +14,9 @@ import torch
 from chassis.errors import DataLoss, FailedPrecondition
 from inference_service.buffers import tensor_of, view_of
 from inference_service.instance import Instance
+from model_store.blobs import Blobs
 from model_store.digests import digest
 from model_store.records import Manifest, TensorEntry
-from model_store.store import Store
 
 _CPU = torch.device("cpu")
 
@@ -30,12 +30,12 @@ class Fill:
 
     def __init__(
         self,
-        store: Store,
+        blobs: Blobs,
         manifest: Manifest,
         holders: tuple[Instance, ...],
         go_on: Callable[[], None],
     ) -> None:
-        self._store = store
+        self._blobs = blobs
         self._manifest = manifest
         self._go_on = go_on
         self._held = {
@@ -102,7 +102,7 @@ class Fill:
 
     def _read(self, entry: TensorEntry) -> bytes:
         self._go_on()
-        content = self._store.read_blob(entry.digest)
+        content = self._blobs.read_blob(entry.digest)
         if len(content) != entry.size_bytes:
             raise DataLoss(
                 "SIZE_MISMATCH",

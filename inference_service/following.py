@@ -11,6 +11,7 @@ from inference_service.sequences import SequenceBounds
 from inference_service.served import ServedModel
 from inference_service.settings import Followed, ReplicaSettings
 from inference_service.watcher import Watcher
+from model_store.blobs import Blobs
 from model_store.store import Store
 
 
@@ -21,6 +22,7 @@ class Following:
         self,
         followed: Followed,
         store: Store,
+        blobs: Blobs,
         architecture: Architecture,
         settings: ReplicaSettings,
         *,
@@ -32,7 +34,7 @@ class Following:
         self.served = ServedModel(followed, on_first_flip, bounds)
         self._watcher = Watcher(store, self.served, poll_s=settings.poll_s)
         self._loader = Loader(
-            store, self.served, architecture, staging_bytes=settings.staging_bytes
+            store, blobs, self.served, architecture, staging_bytes=settings.staging_bytes
         )
 
     def start(self) -> None:

@@ -32,6 +32,7 @@ from inference_service.instance import Instance
 from inference_service.rehearsal import Rehearsal
 from inference_service.served import ServedModel
 from inference_service.slot import Slot
+from model_store.blobs import Blobs
 from model_store.records import Manifest
 from model_store.store import Store
 
@@ -60,12 +61,14 @@ class Loader:
     def __init__(
         self,
         store: Store,
+        blobs: Blobs,
         served: ServedModel,
         architecture: Architecture,
         *,
         staging_bytes: int,
     ) -> None:
         self._store = store
+        self._blobs = blobs
         self._served = served
         self._architecture = architecture
         self._staging_bytes = staging_bytes
@@ -106,7 +109,7 @@ class Loader:
         if fresh is not None:
             check_table(manifest, fresh)
         self._step("fetch")
-        fill = Fill(self._store, manifest, self._holders(fresh), self._go_on)
+        fill = Fill(self._blobs, manifest, self._holders(fresh), self._go_on)
         fill.fetch(self._staging_bytes)
         rehearsal = self._rehearsal(manifest)
         failpoint("load.after_fetch")
@@ -156,7 +159,7 @@ class Loader:
         return tuple(s.instance for s in found if s is not None and s.instance is not None)
 
     def _rehearsal(self, manifest: Manifest) -> Rehearsal:
-        golden = None if manifest.probe is None else self._store.read_blob(manifest.probe.digest)
+        golden = None if manifest.probe is None else self._blobs.read_blob(manifest.probe.digest)
         return Rehearsal(manifest.signature, manifest.probe, golden)
 
     def _fill(self, slot: Slot, fresh: Instance | None, fill: Fill) -> Instance:

@@ -26,6 +26,19 @@ RENEW_S = 1.0
 SOCKET_TIMEOUT_S = 2.0
 
 
+async def read_leases(url: str) -> frozenset[str]:
+    """Addresses of the replicas in the registry. Raises OSError where it cannot be read."""
+    client: redis.Redis = redis.Redis.from_url(
+        url, socket_timeout=SOCKET_TIMEOUT_S, socket_connect_timeout=SOCKET_TIMEOUT_S
+    )
+    try:
+        async with client:
+            keys = [key async for key in client.scan_iter(match=KEY_PREFIX + "*", count=1000)]
+    except RedisError as error:
+        raise ConnectionError("the registry does not answer") from error
+    return frozenset(key.decode().removeprefix(KEY_PREFIX) for key in keys)
+
+
 class RegistryLease:
     """One replica's entry. `start` begins to renew it in a task, `end` removes it."""
 

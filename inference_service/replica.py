@@ -21,7 +21,9 @@ from chassis.shared_memory_cuda import open_cuda
 from chassis.telemetry import logger
 from inference_service.admission import Admission
 from inference_service.architecture import Architecture
+from inference_service.distribution import Distribution
 from inference_service.executor import Executor
+from inference_service.peers import SERVICE as EXCHANGE_SERVICE
 from inference_service.readiness import Readiness
 from inference_service.registry_redis import RegistryLease
 from inference_service.repository import Repository
@@ -52,11 +54,14 @@ class Replica:
     def __init__(self, settings: ReplicaSettings, store: Store) -> None:
         self.settings = settings
         self._store = store
+        self._distribution = Distribution.of(settings, store)
+        blobs = self._distribution.blobs
         device = checked_device(settings.device)
         self.repository = Repository(
             settings,
             store,
-            Architecture(store, device, allow_import_path=settings.allow_import_path),
+            blobs,
+            Architecture(blobs, device, allow_import_path=settings.allow_import_path),
             on_change=self._announce_if_ready,
             on_first_flip=self._on_first_flip,
         )
@@ -121,10 +126,13 @@ class Replica:
                 readiness=self.readiness,
             ),
         )
+        if self._distribution.servicer is not None:
+            self.server.add_service(EXCHANGE_SERVICE, self._distribution.servicer, control=True)
         port = await self.server.start()
         await self.http.start()
         self._lease = self._make_lease(name, port)
         self._executor.start(self._loop)
+        self._distribution.start()
         self.repository.start()
         self._sweeping = asyncio.create_task(self._sweep())
         return port
@@ -159,6 +167,7 @@ class Replica:
                 task.cancel()
         if self._lease is not None:
             await self._lease.end()
+        self._distribution.stop()
         await self.repository.end_tasks()
         await asyncio.to_thread(self._end_threads)
 

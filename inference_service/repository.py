@@ -29,6 +29,7 @@ from inference_service.following import Following
 from inference_service.served import Directive, LoadFailure, ServedModel
 from inference_service.settings import DEFAULT_CHANNEL, Followed, ReplicaSettings
 from inference_service.stored import StoredVersions, Target
+from model_store.blobs import Blobs
 from model_store.store import Store
 
 log = logger(__name__)
@@ -55,6 +56,7 @@ class Repository:
         self,
         settings: ReplicaSettings,
         store: Store,
+        blobs: Blobs,
         architecture: Architecture,
         *,
         on_change: Callable[[], None],
@@ -62,6 +64,7 @@ class Repository:
     ) -> None:
         self._settings = settings
         self._store = store
+        self._blobs = blobs
         self._architecture = architecture
         self._on_change = on_change
         self._stored = StoredVersions(store)
@@ -157,6 +160,7 @@ class Repository:
         return Following(
             followed,
             self._store,
+            self._blobs,
             self._architecture,
             self._settings,
             on_first_flip=on_first_flip,

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
 
-from chassis.connections import DEFAULT_MESSAGE_BYTES
+from chassis.connections import DEFAULT_MESSAGE_BYTES, Access, access_of_files
 from chassis.content_settings import ContentSettings
 from chassis.errors import InvalidArgument
 from chassis.names import checked_name
 from chassis.protection import ProtectedSettings
 from chassis.rest.settings import HttpSettings
 from chassis.settings import CommaSeparated
+from chassis.tls import ClientTls
 
 DEFAULT_CHANNEL = "stable"
 MIB = 1024 * 1024
@@ -38,7 +40,7 @@ class ReplicaSettings(ContentSettings, HttpSettings, ProtectedSettings):
     host: str = "127.0.0.1"
     # 0 picks a free port; the "serving" log line tells which.
     port: int = Field(8011, ge=0, le=65535)
-    # URL of the model store: file:///path or redis://host:port/db.
+    # URL of the model store: file:///path, redis://host:port/db or s3://bucket/prefix.
     store: str
     # Models to serve, each `model` or `model@channel`; the channel is `stable` unless named.
     models: CommaSeparated = ("digits",)
@@ -84,6 +86,26 @@ class ReplicaSettings(ContentSettings, HttpSettings, ProtectedSettings):
     max_message_bytes: int = Field(DEFAULT_MESSAGE_BYTES, ge=1024)
     # Bytes of new tensors fetched before the standby version is given up; the rest streams in.
     staging_bytes: int = Field(256 * MIB, ge=0)
+    # Directory in which the replicas of a machine keep blobs, so that the store is read once for
+    # all of them; empty keeps none. For stores that are not on this machine's disks.
+    cache_dir: Path | None = None
+    # Bytes it holds; those not read for longest go. At least two versions of every model.
+    cache_bytes: int = Field(8 * 1024 * MIB, ge=0)
+    # Replicas to ask for blobs before the store: host:port, dns:host:port (all its addresses), or
+    # "registry". All replicas of a store name the same. Needs `cache_dir` on each machine.
+    peers: CommaSeparated = ()
+    # Peers that one replica gives blobs to. Few keep its network free for requests; many make the
+    # way from the store short.
+    peer_fanout: int = Field(4, ge=1)
+    # Seconds in which a peer must have given a blob; then another is asked.
+    peer_timeout_s: float = Field(30.0, gt=0)
+    # PEM files for reaching peers by TLS, and a file with the token of an identity with the role
+    # control: whoever has it can read every weight.
+    peer_ca: Path | None = None
+    peer_cert: Path | None = None
+    peer_key: Path | None = None
+    peer_server_name: str = ""
+    peer_token_file: Path | None = None
     # Whether a version may name a headrace.Model class installed here instead of bringing an
     # exported program. Its code runs in this process: switch it off where others write the store.
     allow_import_path: bool = True
@@ -97,6 +119,11 @@ class ReplicaSettings(ContentSettings, HttpSettings, ProtectedSettings):
     # Seconds that a load waits at most for sequences on the version whose slot it needs; those
     # left are lost. 0 waits for none: the newest version counts more than any sequence.
     sequence_hold_s: float = Field(30.0, ge=0)
+
+    def peer_access(self) -> Access:
+        """How peers are reached. Raises InvalidArgument (BAD_SETTING, BAD_TOKEN_FILE)."""
+        files = ClientTls(self.peer_ca, self.peer_cert, self.peer_key, self.peer_server_name)
+        return access_of_files(files, self.peer_token_file, setting="replica.peer")
 
     def followed(self) -> tuple[Followed, ...]:
         """The models and channels named. Raises InvalidArgument (BAD_SETTING, BAD_NAME)."""

@@ -50,8 +50,11 @@ def test_every_policy_meets_every_load_and_only_ours_meets_failures():
 def test_a_load_on_the_real_stack(policy):
     (found,) = Bench(SMALL).run(Measurement("offered load", policy, 0.5, 2.0))
     assert found.requests > 50
-    assert found.in_time + found.late == pytest.approx(1.0), found
-    assert not found.failed and found.tries >= found.requests
+    # A starved machine may be overloaded even by this; nothing else is excused.
+    assert set(found.failed) <= {"RESOURCE_EXHAUSTED"}, found
+    refused = sum(found.failed.values()) / found.requests
+    assert found.in_time + found.late + refused == pytest.approx(1.0), found
+    assert found.tries >= found.requests
     assert 0 < found.p50_ms <= found.p99_ms
 
 

@@ -37,7 +37,9 @@ class Follower:
             self.store, torch.device("cpu"), allow_import_path=allow_import_path
         )
         self.watcher = Watcher(self.store, self.served, poll_s=0.2)
-        self.loader = Loader(self.store, self.served, architecture, staging_bytes=staging)
+        self.loader = Loader(
+            self.store, self.store, self.served, architecture, staging_bytes=staging
+        )
 
     def _on_first_flip(self) -> None:
         self.first_flips += 1

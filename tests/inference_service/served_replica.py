@@ -13,7 +13,7 @@ from chassis.edge import Stub
 from chassis.infer import decoded_outputs, encoded_inputs, infer_request
 from inference_service.replica import Replica
 from inference_service.settings import ReplicaSettings
-from model_store import open_store
+from model_store import Store, open_store
 from protos.headrace.v1 import replica_pb2
 from protos.inference import grpc_service_pb2 as oip
 
@@ -48,9 +48,10 @@ def request(
 class ServedReplica:
     """An async context manager; `infer`, `status` and `stubs` talk to it."""
 
-    def __init__(self, store_url: str, **settings: object) -> None:
+    def __init__(self, store_url: str, store: Store | None = None, **settings: object) -> None:
         given = {"store": store_url, "port": 0, "models": "affine", "drain_notice_s": 0.0}
-        self.replica = Replica(ReplicaSettings(**(given | settings)), open_store(store_url))
+        opened = store or open_store(store_url)
+        self.replica = Replica(ReplicaSettings(**(given | settings)), opened)
 
     async def __aenter__(self) -> ServedReplica:
         self.port = await self.replica.start()

@@ -13,6 +13,7 @@ from model_store.publication import publish
 from tests.model_store.processes import WriterProcess
 from tests.model_store.samples import MODEL, assert_whole, stored
 from tests.model_store.writer import Order
+from tests.s3_server import S3Server
 
 pytestmark = pytest.mark.system
 
@@ -62,7 +63,8 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def writer() -> Iterator[WriterProcess]:
+def writer(s3_server: S3Server) -> Iterator[WriterProcess]:
+    # After the server, whose credentials it finds in its environment.
     with WriterProcess() as process:
         yield process
 

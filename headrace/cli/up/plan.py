@@ -103,6 +103,9 @@ def commands(plan: Plan, model_name: str, directory: Path) -> list[Command]:
     endpoints = ",".join(f"{HOST}:{port}" for port in plan.replica_ports)
     trainer = {"port": plan.trainer_port, "state_dir": directory / "trainer", "threads": 1}
     replica = {"store": store, "models": model_name, "device": plan.device, "threads": 1}
+    if not store.startswith("file:"):
+        # All replicas are on this machine: the store is read once for all of them.
+        replica["cache_dir"] = directory / "cache"
     gateway = {
         "port": plan.port,
         "http_port": plan.http_port,
