@@ -1,8 +1,9 @@
 """Headrace: keep a PyTorch model training and serve its newest good weights over gRPC.
 
 `Model` and `TensorSpec` describe a model, `Publisher` publishes weights from any training loop,
-`Client` and `AsyncClient` ask for predictions. Names load on first use: `import headrace` alone
-imports neither torch nor grpc.
+`Client` and `AsyncClient` ask for predictions, `export_folder` and `load_folder` exchange weights
+with Hugging Face's libraries. Names load on first use: `import headrace` alone imports neither
+torch nor grpc.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from chassis.errors import InvalidArgument
     from chassis.tensors import Padding, Signature, TensorSpec
     from headrace.client import AsyncClient, Client
+    from headrace.folder.export import export_folder
+    from headrace.folder.state import load_folder
     from headrace.model import Model
     from headrace.prediction import Prediction
     from headrace.publisher import Publisher
@@ -28,6 +31,8 @@ __all__ = [
     "Publisher",
     "Signature",
     "TensorSpec",
+    "export_folder",
+    "load_folder",
 ]
 __version__ = "0.1.0"
 
@@ -41,6 +46,8 @@ _HOMES = {
     "Publisher": "headrace.publisher",
     "Signature": "chassis.tensors",
     "TensorSpec": "chassis.tensors",
+    "export_folder": "headrace.folder.export",
+    "load_folder": "headrace.folder.state",
 }
 
 
