@@ -2,8 +2,8 @@
 
 `Model` and `TensorSpec` describe a model, `Publisher` publishes weights from any training loop,
 `Client` and `AsyncClient` ask for predictions, `export_folder` and `load_folder` exchange weights
-with Hugging Face's libraries. Names load on first use: `import headrace` alone imports neither
-torch nor grpc.
+with Hugging Face's libraries, `LightningPublisher` and `HFTrainerPublisher` are callbacks of those
+trainers. Names load on first use: `import headrace` alone imports neither torch nor grpc.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from headrace.client import AsyncClient, Client
     from headrace.folder.export import export_folder
     from headrace.folder.state import load_folder
+    from headrace.integrations.lightning import LightningPublisher
+    from headrace.integrations.transformers import HFTrainerPublisher
     from headrace.model import Model
     from headrace.prediction import Prediction
     from headrace.publisher import Publisher
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncClient",
     "Client",
+    "HFTrainerPublisher",
     "InvalidArgument",
+    "LightningPublisher",
     "Model",
     "Padding",
     "Prediction",
@@ -39,7 +43,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "AsyncClient": "headrace.client",
     "Client": "headrace.client",
+    "HFTrainerPublisher": "headrace.integrations.transformers",
     "InvalidArgument": "chassis.errors",
+    "LightningPublisher": "headrace.integrations.lightning",
     "Model": "headrace.model",
     "Padding": "chassis.tensors",
     "Prediction": "headrace.prediction",
