@@ -31,6 +31,7 @@ from chassis.tensors import Signature, TensorSpec
 from headrace import interface, probe
 from headrace.interface import DEFAULT_MAX_BATCH_SIZE, Example, Interface
 from headrace.model import Model
+from headrace.module_config import config_of
 from headrace.program import export_program
 from headrace.values import Value, close, datatype_of_value, fits, outputs_in_order, uses_bytes
 from headrace.weights import State, entries, snapshot, unwrapped
@@ -38,7 +39,7 @@ from model_store import Store, open_store
 from model_store.digests import digest
 from model_store.publication import Publication
 from model_store.publication import publish as commit
-from model_store.records import Manifest, Probe, Program, ProgramKind
+from model_store.records import Manifest, ModuleConfig, Probe, Program, ProgramKind
 
 log = logger(__name__)
 
@@ -57,6 +58,8 @@ class _Prepared:
     golden: tuple[Value, ...]
     program: Program
     content: bytes
+    # The module's own configuration; empty where it has none.
+    config: bytes
 
 
 class Publisher:
@@ -144,7 +147,10 @@ class Publisher:
             probe=golden,
             producer=self.producer,
             commit_id=uuid4().hex,
+            config=_config_record(self._prepared.config),
         )
+        if manifest.config is not None:
+            blobs[manifest.config.digest] = memoryview(self._prepared.config)
         blobs[golden.digest] = memoryview(content)
         blobs[manifest.program.digest] = memoryview(self._prepared.content)
         return self._commit(manifest, blobs).manifest.version
@@ -171,10 +177,12 @@ class Publisher:
     def _prepare(self, module: nn.Module, state: State) -> _Prepared:
         found = self._interface(module, state)
         stored = found.program
+        config = config_of(module) or b""
         if stored is not None:
             content = _retried(lambda: self.store.read_blob(stored.digest))
-            return _Prepared(found.signature, found.golden, stored, content)
-        return _Prepared(found.signature, found.golden, *self._made_program(module, found))
+            return _Prepared(found.signature, found.golden, stored, content, config)
+        made = self._made_program(module, found)
+        return _Prepared(found.signature, found.golden, *made, config)
 
     def _interface(self, module: nn.Module, state: State) -> Interface:
         if self._model is not None:
@@ -268,6 +276,10 @@ def _retried(call: Callable[[], _Result]) -> _Result:
             log.warning("the model store is unavailable", why=error.message, retry_in_s=delay_s)
             time.sleep(delay_s)
     return call()
+
+
+def _config_record(content: bytes) -> ModuleConfig | None:
+    return ModuleConfig(digest(content), len(content)) if content else None
 
 
 def _check_output(spec: TensorSpec, value: Value, rows: int) -> None:

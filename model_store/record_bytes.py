@@ -17,6 +17,7 @@ from model_store.records import (
     Channel,
     ChannelMove,
     Manifest,
+    ModuleConfig,
     Probe,
     Program,
     ProgramKind,
@@ -115,7 +116,7 @@ def unseal(record: bytes, message: Any, reason: str, what: str) -> None:
 
 
 def _manifest_message(manifest: Manifest) -> manifest_pb2.Manifest:
-    program, probe = manifest.program, manifest.probe
+    program, probe, config = manifest.program, manifest.probe, manifest.config
     return manifest_pb2.Manifest(
         model=manifest.model,
         version=manifest.version,
@@ -133,6 +134,9 @@ def _manifest_message(manifest: Manifest) -> manifest_pb2.Manifest:
         probe=None if probe is None else _probe_message(probe),
         producer=manifest.producer,
         commit_id=manifest.commit_id,
+        config=None
+        if config is None
+        else manifest_pb2.ModuleConfig(digest=config.digest, size_bytes=config.size_bytes),
     )
 
 
@@ -205,6 +209,9 @@ def _manifest(message: manifest_pb2.Manifest) -> Manifest:
         ),
         producer=message.producer,
         commit_id=message.commit_id,
+        config=None
+        if not message.HasField("config")
+        else ModuleConfig(message.config.digest, message.config.size_bytes),
     )
 
 

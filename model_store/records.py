@@ -61,6 +61,14 @@ class Probe:
     relative_tolerance: float
 
 
+@dataclass(frozen=True, slots=True)
+class ModuleConfig:
+    """The module's own configuration: a blob with a JSON object, as a Hugging Face config.json."""
+
+    digest: str
+    size_bytes: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """The record that makes a version exist.
@@ -85,6 +93,7 @@ class Manifest:
     probe: Probe | None = None
     producer: str = ""
     commit_id: str = ""
+    config: ModuleConfig | None = None
 
     def __post_init__(self) -> None:
         ordered = tuple(sorted(self.tensors, key=lambda tensor: tensor.name))
@@ -103,6 +112,8 @@ class Manifest:
         named = {self.program.digest, *(tensor.digest for tensor in self.tensors)}
         if self.probe is not None:
             named.add(self.probe.digest)
+        if self.config is not None:
+            named.add(self.config.digest)
         return sorted(named)
 
 

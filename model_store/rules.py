@@ -53,6 +53,8 @@ def check_manifest(manifest: Manifest) -> None:
     _check_blob(manifest.program.digest, manifest.program.size_bytes, "program")
     if manifest.probe is not None:
         _check_probe(manifest.probe)
+    if manifest.config is not None:
+        _check_blob(manifest.config.digest, manifest.config.size_bytes, "config")
     _check_tensors(manifest.tensors)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from chassis.errors import InvalidArgument
+from headrace.policy.publish_policy import PublishRule
 from protos.headrace.v1 import trainer_pb2
-from trainer_service.policy.publish_policy import PublishRule
 from trainer_service.record import RunRecord
 from trainer_service.spec import DEFAULT_CHECKPOINT_STEPS, DEFAULT_EVALUATE_STEPS, RunSpec
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from chassis.errors import InvalidArgument
 from chassis.names import checked_name
+from headrace.policy.publish_policy import PublishRule
 from model_store import open_store
-from trainer_service.policy.publish_policy import PublishRule
 
 MAX_PROCESSES = 64
 DEFAULT_CHECKPOINT_STEPS = 200

@@ -49,6 +49,16 @@ def manifest_row(manifest: Manifest) -> Row:
     }
 
 
+def channel_version(store: Store, model: str, name: str) -> int:
+    """The version that a channel names. Raises NotFound (CHANNEL_NOT_FOUND)."""
+    from chassis.errors import NotFound
+
+    channel = store.channel(model, name)
+    if channel is None:
+        raise NotFound("CHANNEL_NOT_FOUND", f"model {model!r} has no channel {name!r}")
+    return channel.version
+
+
 def channel_row(channel: Channel) -> Row:
     """A channel as one row."""
     newest = channel.history[-1] if channel.history else None

@@ -1,4 +1,4 @@
-"""`headrace versions list | show` and `headrace publish`."""
+"""`headrace versions list | show | export` and `headrace publish`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from headrace.cli.output import Format, FormatOption, Row, print_record, print_rows
-from headrace.cli.stores import StoreOption, manifest_row, opened
+from headrace.cli.stores import StoreOption, channel_version, manifest_row, opened
 
 versions_app = typer.Typer(help="What the model store holds.", no_args_is_help=True)
 
@@ -65,11 +65,60 @@ def show_version(
     print_rows(tensors, output, empty="no tensors")
 
 
+@versions_app.command("export")
+def export(
+    model: str,
+    place: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[N] DIRECTORY", help="The version, else the channel's; a new directory."
+        ),
+    ],
+    channel: Annotated[
+        str | None, typer.Option(help="The channel whose version; default, without N: stable.")
+    ] = None,
+    shard_size: Annotated[str, typer.Option(help="Split into files above this size.")] = "5GB",
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
+    store: StoreOption = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Write a version as a Hugging Face style folder: safetensors, config.json."""
+    from headrace.folder.export import export_folder
+    from headrace.folder.layout import size_in_bytes
+
+    named, directory = _place(place)
+    if named and channel:
+        raise typer.BadParameter("expected a version or --channel, not both")
+    shard_bytes = size_in_bytes(shard_size)
+    opened_store = opened(store)
+    version = named or channel_version(opened_store, model, channel or "stable")
+    written = export_folder(
+        opened_store, model, version, directory, shard_bytes=shard_bytes, force=force
+    )
+    files: list[Row] = [{"file": path.name, "bytes": path.stat().st_size} for path in written]
+    if output is Format.JSON:
+        record = {"model": model, "version": version, "folder": directory}
+        print_record(record | {"files": files}, output)
+        return
+    print_rows(files, output, empty="no files")
+
+
+def _place(words: list[str]) -> tuple[int, str]:
+    """The version, 0 where none is named, and the directory."""
+    version, directory = (words[0], words[1]) if len(words) == 2 else ("0", words[0])
+    if len(words) > 2 or not version.isdecimal():
+        raise typer.BadParameter(f"expected [N] DIRECTORY, got {' '.join(words)}")
+    return int(version), directory
+
+
 def publish(
     model: Annotated[str, typer.Argument(help='The headrace.Model, "package.module:Class".')],
     weights: Annotated[
         Path | None,
-        typer.Option(help="A safetensors file; default: fresh weights from build()."),
+        typer.Option(
+            help="A safetensors file, or a folder of them as Hugging Face writes it; default: "
+            "fresh weights from build()."
+        ),
     ] = None,
     step: Annotated[int, typer.Option(help="Optimizer steps behind the weights.")] = 0,
     metric: Annotated[list[str] | None, typer.Option(help="name=value; repeatable.")] = None,
@@ -77,7 +126,7 @@ def publish(
     store: StoreOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Publish weights from a file as a new version."""
+    """Publish weights from a file or folder as a new version."""
     from headrace.cli.weights import built_module, parsed_metrics
     from headrace.model import load_model
     from headrace.publisher import Publisher

@@ -15,36 +15,16 @@ if TYPE_CHECKING:
 
 
 def built_module(model: Model, weights: Path | None) -> nn.Module:
-    """The model's module, filled from a safetensors file where one is named.
+    """The model's module, filled from a safetensors file or a folder of them where one is named.
 
-    Raises InvalidArgument (BAD_WEIGHTS) naming the file, or the tensors that differ.
+    Raises InvalidArgument (BAD_WEIGHTS, PICKLED_WEIGHTS) naming the file, or the tensors that
+    differ.
     """
     module = model.build()
-    if weights is None:
-        return module
-    from safetensors import SafetensorError
-    from safetensors.torch import load
+    if weights is not None:
+        from headrace.folder.state import fill
 
-    try:
-        tensors = load(weights.read_bytes())
-    except (OSError, SafetensorError) as error:
-        raise InvalidArgument("BAD_WEIGHTS", f"{weights} cannot be read: {error}") from None
-    own = module.state_dict()
-    wrong = sorted(
-        name
-        for name in own.keys() | tensors.keys()
-        if name not in own
-        or name not in tensors
-        or own[name].shape != tensors[name].shape
-        or own[name].dtype != tensors[name].dtype
-    )
-    if wrong:
-        raise InvalidArgument(
-            "BAD_WEIGHTS",
-            f"{weights} does not fit {model.name}: name, shape or dtype differ for "
-            + ", ".join(wrong[:8]),
-        )
-    module.load_state_dict(tensors)
+        fill(module, weights, model.name)
     return module
 
 

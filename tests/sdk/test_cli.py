@@ -147,3 +147,39 @@ def test_a_wrong_command_is_one_sentence_and_code_2(arguments, sentence, store):
 def test_the_store_may_come_from_the_environment(published):
     done = headrace("versions", "list", "digits", "-o", "json", HEADRACE_STORE=published)
     assert len(json.loads(done.stdout)) == 3
+
+
+def test_a_version_is_exported_and_published_again(published, tmp_path):
+    done = output_of(
+        "versions", "export", "digits", "2", str(tmp_path / "two"), "--store", published
+    )
+    assert (done["version"], [file["file"] for file in done["files"]]) == (
+        2,
+        ["config.json", "model.safetensors"],
+    )
+    shards = ("--channel", "stable", "--shard-size", "1KB", "--store", published)
+    done = output_of("versions", "export", "digits", str(tmp_path / "stable"), *shards)
+    assert done["version"] == 3
+    assert len(done["files"]) > 3
+    output_of("publish", DIGITS, "--store", published, "--weights", str(tmp_path / "stable"))
+    stored = open_store(published)
+    assert stored.manifest("digits", 4).tensors == stored.manifest("digits", 3).tensors
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["{folder}"], "exists; name a new folder"),
+        (["9", "{folder}/x"], "has no version 9"),
+        (["{folder}/x", "--channel", "beta"], "has no channel 'beta'"),
+        (["1", "{folder}/x", "--channel", "stable"], "not both"),
+        (["{folder}/x", "--shard-size", "big"], "such as 5GB"),
+        (["one", "{folder}/x"], "expected [N] DIRECTORY"),
+    ],
+)
+def test_an_export_that_cannot_be(published, tmp_path, words, sentence):
+    words = [word.format(folder=tmp_path) for word in words]
+    done = headrace("versions", "export", "digits", *words, "--store", published, check=False)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert not (tmp_path / "x").exists()

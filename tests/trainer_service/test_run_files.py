@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from chassis.errors import FailedPrecondition
-from trainer_service.policy.publish_policy import PublishRule
+from headrace.policy.publish_policy import PublishRule
 from trainer_service.record import RunRecord, RunState
 from trainer_service.report import JobReport, Phase
 from trainer_service.run_files import JOB_LOG, RECORD, RunFiles, read_record

@@ -11,10 +11,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from chassis.errors import HeadraceError, InvalidArgument
+from headrace.policy.publish_policy import PublishRule
 from protos.headrace.v1 import trainer_pb2 as pb
 from trainer_service.messages import run_message, spec_from, spec_message
 from trainer_service.metrics import RunCollector
-from trainer_service.policy.publish_policy import PublishRule
 from trainer_service.record import RunRecord, RunState
 from trainer_service.spec import RunSpec, check_spec
 

@@ -10,6 +10,7 @@ import pytest
 
 from chassis.errors import FailedPrecondition, InvalidArgument, Unavailable
 from headrace import publisher
+from headrace.policy.publish_policy import RETRY_S, PublishRule
 from model_store.memory_store import MemoryStore
 from tests.trainer_service.models import Diverging, Tiny
 from trainer_service.job.checkpoints import Checkpoints
@@ -19,7 +20,6 @@ from trainer_service.job.ranks import Ranks
 from trainer_service.job.release import Release
 from trainer_service.job.training import Training
 from trainer_service.job.worker import failure
-from trainer_service.policy.publish_policy import RETRY_S, PublishRule
 from trainer_service.report import JobReport, Phase
 from trainer_service.spec import RunSpec
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from chassis.errors import Aborted, DeadlineExceeded, ResourceExhausted, Unavailable
 from chassis.telemetry import logger
+from headrace.policy.publish_policy import PublishPolicy, PublishRule, Reason
 from headrace.publisher import Publisher
 from model_store import Store
 from trainer_service.job.learner import Learner
-from trainer_service.policy.publish_policy import PublishPolicy, PublishRule, Reason
 
 log = logger(__name__)
 

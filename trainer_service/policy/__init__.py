@@ -1,1 +1,1 @@
-"""Decisions of the trainer, pure: when to publish, whether to start again, how fast to step."""
+"""Decisions of the trainer, pure: whether to start again, how fast to step."""

@@ -107,8 +107,16 @@ class Probe(_message.Message):
     relative_tolerance: float
     def __init__(self, digest: _Optional[str] = ..., size_bytes: _Optional[int] = ..., absolute_tolerance: _Optional[float] = ..., relative_tolerance: _Optional[float] = ...) -> None: ...
 
+class ModuleConfig(_message.Message):
+    __slots__ = ("digest", "size_bytes")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    size_bytes: int
+    def __init__(self, digest: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+
 class Manifest(_message.Message):
-    __slots__ = ("model", "version", "epoch", "parent", "step", "metrics", "create_time_ms", "program", "signature", "tensors", "probe", "producer", "commit_id", "step_time_ms")
+    __slots__ = ("model", "version", "epoch", "parent", "step", "metrics", "create_time_ms", "program", "signature", "tensors", "probe", "producer", "commit_id", "step_time_ms", "config")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -130,6 +138,7 @@ class Manifest(_message.Message):
     PRODUCER_FIELD_NUMBER: _ClassVar[int]
     COMMIT_ID_FIELD_NUMBER: _ClassVar[int]
     STEP_TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     epoch: int
@@ -144,7 +153,8 @@ class Manifest(_message.Message):
     producer: str
     commit_id: str
     step_time_ms: int
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., epoch: _Optional[int] = ..., parent: _Optional[int] = ..., step: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., create_time_ms: _Optional[int] = ..., program: _Optional[_Union[Program, _Mapping]] = ..., signature: _Optional[_Union[Signature, _Mapping]] = ..., tensors: _Optional[_Iterable[_Union[TensorEntry, _Mapping]]] = ..., probe: _Optional[_Union[Probe, _Mapping]] = ..., producer: _Optional[str] = ..., commit_id: _Optional[str] = ..., step_time_ms: _Optional[int] = ...) -> None: ...
+    config: ModuleConfig
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., epoch: _Optional[int] = ..., parent: _Optional[int] = ..., step: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., create_time_ms: _Optional[int] = ..., program: _Optional[_Union[Program, _Mapping]] = ..., signature: _Optional[_Union[Signature, _Mapping]] = ..., tensors: _Optional[_Iterable[_Union[TensorEntry, _Mapping]]] = ..., probe: _Optional[_Union[Probe, _Mapping]] = ..., producer: _Optional[str] = ..., commit_id: _Optional[str] = ..., step_time_ms: _Optional[int] = ..., config: _Optional[_Union[ModuleConfig, _Mapping]] = ...) -> None: ...
 
 class ChannelMove(_message.Message):
     __slots__ = ("version", "revision", "move_time_ms", "reason")

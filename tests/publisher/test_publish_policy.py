@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer_service.policy.publish_policy import RETRY_S, PublishPolicy, PublishRule, Reason
+from headrace.policy.publish_policy import RETRY_S, PublishPolicy, PublishRule, Reason
 
 
 def stepped(policy: PublishPolicy, steps: range, *, at: float = 0.0) -> list[int]:

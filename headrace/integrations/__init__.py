@@ -1,0 +1,1 @@
+"""Callbacks that publish from other libraries' training loops; each needs its library."""

@@ -1,0 +1,1 @@
+"""Decisions of a training loop that publishes, pure."""
