@@ -66,3 +66,13 @@ def verified(content: bytes, name: str) -> bytes:
         "DIGEST_MISMATCH",
         f"the {len(content)} stored bytes of blob {name} are not what its digest says",
     )
+
+
+def raw_digest(name: str) -> bytes:
+    """The 32 bytes of a well-formed digest. Raises InvalidArgument (BAD_DIGEST)."""
+    return bytes.fromhex(hex_part(name))
+
+
+def digest_of_raw(content: bytes) -> str:
+    """The digest whose 32 bytes these are."""
+    return f"{ALGORITHM}:{content.hex()}"

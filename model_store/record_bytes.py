@@ -16,6 +16,7 @@ from model_store.digests import digest
 from model_store.records import (
     Channel,
     ChannelMove,
+    DeltaStep,
     Manifest,
     Probe,
     Program,
@@ -132,6 +133,12 @@ def _manifest_message(manifest: Manifest) -> manifest_pb2.Manifest:
         probe=None if probe is None else _probe_message(probe),
         producer=manifest.producer,
         commit_id=manifest.commit_id,
+        deltas=[
+            manifest_pb2.DeltaStep(
+                base_version=step.base_version, digest=step.digest, size_bytes=step.size_bytes
+            )
+            for step in manifest.deltas
+        ],
     )
 
 
@@ -142,6 +149,7 @@ def _tensor_message(tensor: TensorEntry) -> manifest_pb2.TensorEntry:
         shape=tensor.shape,
         digest=tensor.digest,
         size_bytes=tensor.size_bytes,
+        base_digest=tensor.base_digest,
     )
 
 
@@ -203,12 +211,20 @@ def _manifest(message: manifest_pb2.Manifest) -> Manifest:
         ),
         producer=message.producer,
         commit_id=message.commit_id,
+        deltas=tuple(
+            DeltaStep(step.base_version, step.digest, step.size_bytes) for step in message.deltas
+        ),
     )
 
 
 def _tensor(message: manifest_pb2.TensorEntry) -> TensorEntry:
     return TensorEntry(
-        message.name, message.datatype, tuple(message.shape), message.digest, message.size_bytes
+        message.name,
+        message.datatype,
+        tuple(message.shape),
+        message.digest,
+        message.size_bytes,
+        message.base_digest,
     )
 
 
