@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from os import getpid
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 from uuid import uuid4
 
 import torch
@@ -30,6 +30,7 @@ from chassis.telemetry import logger
 from chassis.tensors import Signature, TensorSpec
 from headrace import interface, probe
 from headrace.interface import DEFAULT_MAX_BATCH_SIZE, Example, Interface
+from headrace.lineage import Lineage
 from headrace.model import Model
 from headrace.module_config import config_of
 from headrace.program import export_program
@@ -75,7 +76,11 @@ class Publisher:
     publication, which fences every earlier publisher of the model; 0 publishes unfenced.
     `parent` is the version that this training published last; `producer` words for a person.
 
-    Raises InvalidArgument (BAD_STORE_URL, BAD_NAME, BAD_SPEC, TWO_SIGNATURES).
+    `deltas` "auto" sends what changed since the version before where that is less, which pays where
+    few bits change: weights in the dtype they are served in, not FP32 masters of a large step. It
+    keeps one copy of the weights in memory; "off" keeps none and stores every version in full.
+
+    Raises InvalidArgument (BAD_STORE_URL, BAD_NAME, BAD_SPEC, BAD_SETTING, TWO_SIGNATURES).
     """
 
     def __init__(
@@ -91,7 +96,11 @@ class Publisher:
         epoch: int | None = None,
         parent: int = 0,
         producer: str = "",
+        deltas: Literal["auto", "off"] = "auto",
     ) -> None:
+        if deltas not in ("auto", "off"):
+            raise InvalidArgument("BAD_SETTING", f"deltas is {deltas!r}: expected 'auto' or 'off'")
+        self._lineage = Lineage() if deltas == "auto" else None
         self._model = model if isinstance(model, Model) else None
         self.name = checked_name(model.name if isinstance(model, Model) else model, what="model")
         if self._model is not None:
@@ -250,11 +259,13 @@ class Publisher:
         """Blobs, then manifest, then channel."""
         if self.epoch is None:
             self.epoch = _retried(lambda: self.store.acquire_epoch(self.name, self.producer))
-        fenced = replace(manifest, epoch=self.epoch)
+        fenced, sent = self._planned(replace(manifest, epoch=self.epoch), blobs)
         for name in sorted(_retried(lambda: self.store.missing_blobs(fenced.digests()))):
-            _retried(partial(self.store.put_blob, blobs[name]))
+            _retried(partial(self.store.put_blob, sent[name]))
         failpoint("publish.after_blobs")
         made = _retried(lambda: commit(self.store, fenced, channel=self.channel))
+        if self._lineage is not None:
+            self._lineage.published(made.manifest, blobs)
         self.last_version = made.manifest.version
         if not made.moved:
             log.warning(
@@ -266,6 +277,19 @@ class Publisher:
                 held=made.channel.held,
             )
         return made
+
+    def _planned(
+        self, manifest: Manifest, blobs: Mapping[str, memoryview]
+    ) -> tuple[Manifest, Mapping[str, memoryview | bytes]]:
+        """The manifest as it is published, by deltas where they pay, and the blobs to send."""
+        derived = None if self._lineage is None else self._lineage.derived(manifest, blobs)
+        if derived is None:
+            return manifest, blobs
+        planned, blob = derived
+        sent: dict[str, bytes | memoryview] = {**blobs, digest(blob): blob}
+        missing = _retried(lambda: self.store.missing_blobs(planned.digests()))
+        # Deltas on bytes that the store has lost help nobody: an anchor is whole again.
+        return (planned, sent) if missing <= sent.keys() else (manifest, blobs)
 
 
 def _retried(call: Callable[[], _Result]) -> _Result:

@@ -6,7 +6,8 @@ Raw bytes are little-endian and row-major, as blobs and requests carry them.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -67,3 +68,13 @@ def view_of(tensor: torch.Tensor) -> memoryview:
     """The tensor's bytes; a view of its memory where that is contiguous and on the CPU."""
     flat = tensor.detach().cpu().contiguous().view(-1)
     return flat.view(torch.uint8).numpy().data
+
+
+@contextmanager
+def changing(tensor: torch.Tensor) -> Iterator[memoryview]:
+    """The tensor's bytes, to be changed: its own where those are contiguous and on the CPU, else a
+    copy that is copied back."""
+    near = tensor.detach().cpu().contiguous()
+    yield view_of(near)
+    if near.data_ptr() != tensor.data_ptr():
+        tensor.copy_(near)

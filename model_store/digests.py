@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import re
+from typing import TypeVar
 
 from blake3 import blake3
 
 from chassis.errors import DataLoss, InvalidArgument
 
 ALGORITHM = "blake3"
+
+_Content = TypeVar("_Content", bytes, bytearray)
 
 _DIGEST = re.compile(rf"{ALGORITHM}:[0-9a-f]{{64}}", re.ASCII)
 
@@ -58,7 +61,7 @@ def hex_part(name: str) -> str:
     return checked_digest(name).partition(":")[2]
 
 
-def verified(content: bytes, name: str) -> bytes:
+def verified(content: _Content, name: str) -> _Content:
     """Returns `content` if `name` is its digest. Raises DataLoss (DIGEST_MISMATCH)."""
     if digest(content) == name:
         return content
@@ -66,3 +69,13 @@ def verified(content: bytes, name: str) -> bytes:
         "DIGEST_MISMATCH",
         f"the {len(content)} stored bytes of blob {name} are not what its digest says",
     )
+
+
+def raw_digest(name: str) -> bytes:
+    """The 32 bytes of a well-formed digest. Raises InvalidArgument (BAD_DIGEST)."""
+    return bytes.fromhex(hex_part(name))
+
+
+def digest_of_raw(content: bytes) -> str:
+    """The digest whose 32 bytes these are."""
+    return f"{ALGORITHM}:{content.hex()}"

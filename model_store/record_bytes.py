@@ -16,6 +16,7 @@ from model_store.digests import digest
 from model_store.records import (
     Channel,
     ChannelMove,
+    DeltaStep,
     Manifest,
     ModuleConfig,
     Probe,
@@ -137,6 +138,12 @@ def _manifest_message(manifest: Manifest) -> manifest_pb2.Manifest:
         config=None
         if config is None
         else manifest_pb2.ModuleConfig(digest=config.digest, size_bytes=config.size_bytes),
+        deltas=[
+            manifest_pb2.DeltaStep(
+                base_version=step.base_version, digest=step.digest, size_bytes=step.size_bytes
+            )
+            for step in manifest.deltas
+        ],
     )
 
 
@@ -147,6 +154,7 @@ def _tensor_message(tensor: TensorEntry) -> manifest_pb2.TensorEntry:
         shape=tensor.shape,
         digest=tensor.digest,
         size_bytes=tensor.size_bytes,
+        base_digest=tensor.base_digest,
     )
 
 
@@ -212,12 +220,20 @@ def _manifest(message: manifest_pb2.Manifest) -> Manifest:
         config=None
         if not message.HasField("config")
         else ModuleConfig(message.config.digest, message.config.size_bytes),
+        deltas=tuple(
+            DeltaStep(step.base_version, step.digest, step.size_bytes) for step in message.deltas
+        ),
     )
 
 
 def _tensor(message: manifest_pb2.TensorEntry) -> TensorEntry:
     return TensorEntry(
-        message.name, message.datatype, tuple(message.shape), message.digest, message.size_bytes
+        message.name,
+        message.datatype,
+        tuple(message.shape),
+        message.digest,
+        message.size_bytes,
+        message.base_digest,
     )
 
 

@@ -33,9 +33,10 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """One parameter or buffer: OIP datatype, dimensions (empty for a scalar), and its blob.
+    """One parameter or buffer: OIP datatype, dimensions (empty for a scalar), and its bytes.
 
-    The blob holds the raw little-endian, row-major bytes, `size_bytes` of them.
+    `digest` names the raw little-endian, row-major bytes, `size_bytes` of them. They are a blob;
+    or `base_digest` is one, and the manifest's deltas make `digest` of it.
     """
 
     name: str
@@ -43,9 +44,27 @@ class TensorEntry:
     shape: tuple[int, ...]
     digest: str
     size_bytes: int
+    base_digest: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
+
+    @property
+    def stored_digest(self) -> str:
+        """The blob from which a reader without any version starts."""
+        return self.base_digest or self.digest
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaStep:
+    """One delta: the blob `digest`, of `size_bytes`, that applies to `base_version`.
+
+    It results in the next step's base version, or in the manifest's own.
+    """
+
+    base_version: int
+    digest: str
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +95,8 @@ class Manifest:
     `version` is 0 until a store assigns it; `epoch` 0 is a publisher without a fencing token;
     `parent` 0 is the first of its run; `tensors` are kept ordered by name; `create_time_ms` 0 is
     set by the store; an empty `commit_id` is filled by the store; `step_time_ms` is when the train
-    step behind the weights ended, 0 where nobody said.
+    step behind the weights ended, 0 where nobody said. `deltas` lead, oldest first, from an anchor,
+    a version whose tensors are all stored, to this one; without them it is an anchor.
     """
 
     model: str
@@ -94,10 +114,12 @@ class Manifest:
     producer: str = ""
     commit_id: str = ""
     config: ModuleConfig | None = None
+    deltas: tuple[DeltaStep, ...] = ()
 
     def __post_init__(self) -> None:
         ordered = tuple(sorted(self.tensors, key=lambda tensor: tensor.name))
         object.__setattr__(self, "tensors", ordered)
+        object.__setattr__(self, "deltas", tuple(self.deltas))
         # A copy: the training loop goes on writing into its own dict, with numpy scalars in it.
         metrics = {str(name): float(value) for name, value in self.metrics.items()}
         object.__setattr__(self, "metrics", metrics)
@@ -108,8 +130,9 @@ class Manifest:
         return self.step_time_ms or self.create_time_ms
 
     def digests(self) -> list[str]:
-        """The distinct digests of every blob the version needs, sorted."""
-        named = {self.program.digest, *(tensor.digest for tensor in self.tensors)}
+        """The distinct digests of every blob that a reader of the version may need, sorted."""
+        named = {self.program.digest, *(tensor.stored_digest for tensor in self.tensors)}
+        named.update(step.digest for step in self.deltas)
         if self.probe is not None:
             named.add(self.probe.digest)
         if self.config is not None:

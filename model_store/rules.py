@@ -19,6 +19,8 @@ from model_store.records import Channel, ChannelMove, Manifest, Probe, TensorEnt
 
 HISTORY_MOVES = 32
 MAX_TEXT = 512
+# A reader without any version takes them all; a publisher makes far fewer.
+MAX_DELTAS = 64
 _INT64_MAX = 2**63 - 1
 
 
@@ -56,6 +58,7 @@ def check_manifest(manifest: Manifest) -> None:
     if manifest.config is not None:
         _check_blob(manifest.config.digest, manifest.config.size_bytes, "config")
     _check_tensors(manifest.tensors)
+    _check_deltas(manifest)
 
 
 def check_text(text: str, *, what: str, may_be_empty: bool = False) -> None:
@@ -95,6 +98,25 @@ def _check_tensor(tensor: TensorEntry) -> None:
             f"{what} says {tensor.size_bytes} bytes; {tensor.datatype} of shape "
             f"{list(tensor.shape)} needs {expected}",
         )
+
+
+def _check_deltas(manifest: Manifest) -> None:
+    if len(manifest.deltas) > MAX_DELTAS:
+        raise _bad("deltas", f"{len(manifest.deltas)} follow each other; {MAX_DELTAS} may")
+    for step in manifest.deltas:
+        _check_blob(step.digest, step.size_bytes, "delta")
+    bases = [0, *(step.base_version for step in manifest.deltas)]
+    if any(before >= after for before, after in pairwise(bases)) or bases[-1] > _INT64_MAX:
+        raise _bad("deltas", f"base versions {bases[1:]} do not ascend from 1")
+    based = [tensor for tensor in manifest.tensors if tensor.base_digest]
+    if bool(based) is not bool(manifest.deltas):
+        raise _bad(
+            "deltas", f"{len(manifest.deltas)} make up {len(based)} tensors: both or neither"
+        )
+    for tensor in based:
+        checked_digest(tensor.base_digest)
+        if tensor.base_digest == tensor.digest:
+            raise _bad("tensors", f"tensor {tensor.name!r} is its own base")
 
 
 def _check_probe(probe: Probe) -> None:

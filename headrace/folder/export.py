@@ -23,7 +23,11 @@ from chassis.errors import AlreadyExists, FailedPrecondition, ResourceExhausted
 from chassis.failpoints import failpoint
 from headrace.folder import layout
 from model_store import Store, open_store
+from model_store.chain import Chain
 from model_store.records import Manifest, TensorEntry
+
+# Deltas beyond are read again for each tensor.
+_DELTAS_KEPT_BYTES = 256 * 1024 * 1024
 
 
 def export_folder(
@@ -51,9 +55,11 @@ def export_folder(
     _check_free(final, force)
     manifest = store.manifest(model, version)
     files = layout.shards(manifest.tensors, shard_bytes)
+    chain = Chain(manifest, store.read_blob)
+    chain.keep(_DELTAS_KEPT_BYTES)
     with _reporting(final), _appearing(final) as folder:
         for name, entries in files.items():
-            _write_tensors(folder / name, store, layout.in_file_order(entries))
+            _write_tensors(folder / name, chain, layout.in_file_order(entries))
         if len(files) > 1:
             _write_json(folder / layout.INDEX, layout.index(files))
         _write_json(folder / layout.CONFIG, _config(store, manifest))
@@ -110,11 +116,11 @@ def _take_name(folder: Path, final: Path) -> None:
     shutil.rmtree(old)
 
 
-def _write_tensors(path: Path, store: Store, entries: Sequence[TensorEntry]) -> None:
+def _write_tensors(path: Path, chain: Chain, entries: Sequence[TensorEntry]) -> None:
     with path.open("xb") as file:
         file.write(layout.header(entries))
         for entry in entries:
-            file.write(store.read_blob(entry.digest))
+            file.write(chain.made(entry))
         file.flush()
         os.fsync(file.fileno())
 

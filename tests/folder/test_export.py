@@ -14,9 +14,11 @@ from torch import nn
 
 import headrace
 from chassis.errors import AlreadyExists, DataLoss, FailedPrecondition, InvalidArgument, NotFound
+from headrace import Publisher
 from headrace.folder import layout
 from headrace.folder.state import load_folder
 from tests.folder.conftest import Mixed, published
+from tests.publisher.drifting import BATCH, MODEL, module_of
 from tests.publisher.modules import Featured
 
 
@@ -41,6 +43,16 @@ def test_every_datatype_in_one_file(store, tmp_path):
     assert equal(load_folder(tmp_path / "out"), module.state_dict())
     with safe_open(tmp_path / "out/model.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}
+
+
+def test_a_version_stored_as_deltas_is_written_in_full(store, tmp_path):
+    with Publisher(store, MODEL, example_inputs=BATCH) as publisher:
+        for step in range(1, 5):
+            publisher.publish(module_of(step), step=step)
+    assert store.manifest(MODEL, 4).deltas
+    headrace.export_folder(store, MODEL, 4, tmp_path / "out")
+    expected = module_of(4).state_dict()
+    assert equal(load_file(tmp_path / "out/model.safetensors"), expected)
 
 
 def test_tied_tensors_are_written_under_each_name(store, tmp_path):

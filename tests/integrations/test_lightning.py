@@ -203,6 +203,7 @@ def test_what_cannot_work_is_told_before_the_training(store, tmp_path):
         fit(tmp_path, Regression(), absent, max_epochs=1)
 
 
+@pytest.mark.timeout(300)
 def test_only_rank_zero_publishes(store, tmp_path):
     """Two real processes with DistributedDataParallel."""
     code = f"""
@@ -219,7 +220,7 @@ if __name__ == "__main__":
     script.write_text(code)
     # Lightning starts the script once more for the second process.
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, script], check=True, timeout=110, env=environment)
+    subprocess.run([sys.executable, script], check=True, timeout=280, env=environment)
     assert line(store) == [(1, 0, 1), (2, 1, 2)]
 
 

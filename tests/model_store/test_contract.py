@@ -14,7 +14,8 @@ from chassis.errors import (
 )
 from model_store import Store
 from model_store.digests import digest
-from model_store.records import Probe, TensorEntry
+from model_store.records import DeltaStep, Probe, TensorEntry
+from model_store.rules import MAX_DELTAS
 from tests.model_store.conftest import Opener, reason
 from tests.model_store.samples import (
     MODEL,
@@ -26,6 +27,11 @@ from tests.model_store.samples import (
     unstored,
     weights,
 )
+
+# A tensor made by a delta, and deltas that make it.
+BASED = TensorEntry("w", "INT8", (4,), digest(weights(2)), 4, base_digest=digest(weights(1)))
+STEP = DeltaStep(1, digest(b"delta"), 5)
+LONG = tuple(replace(STEP, base_version=1 + index) for index in range(MAX_DELTAS + 1))
 
 BAD_NAMES = ["", ".", "..", "../up", "a/b", "-a", "a" * 129, "naïve", "a\n", "a\0", "a b"]
 
@@ -178,6 +184,18 @@ def test_a_commit_id_belongs_to_one_model(store: Store) -> None:
         ({"tensors": (TensorEntry("w", "BYTES", (2,), digest(b""), 8),)}, "BAD_MANIFEST"),
         ({"tensors": (TensorEntry("", "FP32", (2,), digest(b""), 8),)}, "BAD_TEXT"),
         ({"tensors": (TensorEntry("w", "INT8", (0,), digest(b""), 0),) * 2}, "BAD_MANIFEST"),
+        ({"deltas": (STEP,)}, "BAD_MANIFEST"),
+        ({"tensors": (BASED,)}, "BAD_MANIFEST"),
+        ({"tensors": (BASED,), "deltas": (replace(STEP, base_version=0),)}, "BAD_MANIFEST"),
+        ({"tensors": (BASED,), "deltas": (STEP, STEP)}, "BAD_MANIFEST"),
+        ({"tensors": (BASED,), "deltas": (replace(STEP, size_bytes=-1),)}, "BAD_MANIFEST"),
+        ({"tensors": (BASED,), "deltas": (replace(STEP, digest="x"),)}, "BAD_DIGEST"),
+        ({"tensors": (BASED,), "deltas": LONG}, "BAD_MANIFEST"),
+        ({"tensors": (replace(BASED, base_digest="x"),), "deltas": (STEP,)}, "BAD_DIGEST"),
+        (
+            {"tensors": (replace(BASED, base_digest=BASED.digest),), "deltas": (STEP,)},
+            "BAD_MANIFEST",
+        ),
     ],
 )
 def test_a_malformed_manifest_is_refused(
@@ -187,6 +205,19 @@ def test_a_malformed_manifest_is_refused(
         store.create_version(replace(stored(store, 1), **change))
     assert reason(raised) == expected
     assert store.versions(MODEL) == []
+
+
+def test_a_version_of_deltas_needs_its_bases_and_steps(store: Store) -> None:
+    manifest = replace(stored(store, 1), tensors=(BASED,), deltas=(STEP,))
+    with pytest.raises(FailedPrecondition) as raised:
+        store.create_version(manifest)
+    assert reason(raised) == "MISSING_BLOBS"
+    # Not the bytes of the tensor as it becomes: those are what the delta makes.
+    for content in (b"delta", weights(1)):
+        store.put_blob(content)
+    made_one = store.create_version(manifest)
+    assert store.manifest(MODEL, 1) == made_one
+    assert made_one.deltas == (STEP,)
 
 
 def test_tensors_are_kept_ordered_by_name(store: Store) -> None:

@@ -26,6 +26,7 @@ from model_store.record_bytes import (
 from model_store.records import (
     Channel,
     ChannelMove,
+    DeltaStep,
     Manifest,
     Probe,
     Program,
@@ -50,8 +51,15 @@ def sides() -> st.SearchStrategy[tuple[TensorSpec, ...]]:
 
 
 entries = st.builds(
-    TensorEntry, texts, datatypes, st.lists(counts, max_size=4).map(tuple), blobs, counts
+    TensorEntry,
+    texts,
+    datatypes,
+    st.lists(counts, max_size=4).map(tuple),
+    blobs,
+    counts,
+    st.just("") | blobs,
 )
+steps = st.builds(DeltaStep, counts, blobs, counts)
 manifests = st.builds(
     Manifest,
     model=names,
@@ -67,6 +75,7 @@ manifests = st.builds(
     probe=st.none() | st.builds(Probe, blobs, counts, st.floats(0, 1), st.floats(0, 1)),
     producer=texts,
     commit_id=texts,
+    deltas=st.lists(steps, max_size=3).map(tuple),
 )
 moves = st.builds(ChannelMove, counts, counts, counts, texts)
 channels = st.builds(
@@ -108,6 +117,15 @@ def test_a_manifest_names_each_blob_once() -> None:
     assert len(manifest.digests()) == 3
     assert twice.digests() == manifest.digests() == sorted(manifest.digests())
     assert len(replace(manifest, probe=None).digests()) == 2
+
+
+def test_a_manifest_of_deltas_names_its_anchor_and_its_steps() -> None:
+    manifest = unstored(1)
+    based = replace(manifest.tensors[0], base_digest=digest(b"anchor"))
+    step = DeltaStep(1, digest(b"delta"), 5)
+    named = set(replace(manifest, tensors=(based,), deltas=(step,)).digests())
+    assert named - set(manifest.digests()) == {digest(b"anchor"), digest(b"delta")}
+    assert set(manifest.digests()) - named == {manifest.tensors[0].digest}
 
 
 def test_the_digest_of_a_manifest_tells_contents_apart() -> None:

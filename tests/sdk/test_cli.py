@@ -10,9 +10,12 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from headrace import Publisher
 from headrace.cli.main import app
 from headrace.model import load_model
 from model_store import open_store
+from tests.publisher.drifting import BATCH, drift, fresh
+from tests.publisher.drifting import MODEL as DRIFTING
 
 DIGITS = "examples.digits:Digits"
 
@@ -87,6 +90,22 @@ def test_a_version_shows_its_tensors(published):
     assert {entry["tensor"] for entry in record["tensors"]} == set(module.state_dict())
     assert record["probe"] is True
     assert record["program"].startswith("blake3:")
+    assert (record["full_bytes"], record["delta_bytes"]) == (record["bytes"], 0)
+
+
+def test_a_version_of_deltas_shows_what_is_stored(store):
+    module = fresh()
+    with Publisher(store, DRIFTING, example_inputs=BATCH) as publisher:
+        for _ in range(3):
+            publisher.publish(module)
+            drift(module)
+    record = output_of("versions", "show", DRIFTING, "3", "--store", store)
+    assert {entry["stored"] for entry in record["tensors"]} == {"delta"}
+    steps = publisher.store.manifest(DRIFTING, 3).deltas
+    assert record["deltas"] == {str(step.base_version): step.size_bytes for step in steps}
+    assert list(record["deltas"]) == ["1", "2"]
+    assert record["delta_bytes"] == sum(step.size_bytes for step in steps)
+    assert record["full_bytes"] == record["bytes"] > 10 * record["delta_bytes"]
 
 
 def test_rollback_moves_back_and_holds_until_the_channel_is_set(published):

@@ -82,18 +82,30 @@ class Program(_message.Message):
     def __init__(self, kind: _Optional[_Union[ProgramKind, str]] = ..., digest: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class TensorEntry(_message.Message):
-    __slots__ = ("name", "datatype", "shape", "digest", "size_bytes")
+    __slots__ = ("name", "datatype", "shape", "digest", "size_bytes", "base_digest")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DATATYPE_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BASE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     name: str
     datatype: str
     shape: _containers.RepeatedScalarFieldContainer[int]
     digest: str
     size_bytes: int
-    def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., digest: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+    base_digest: str
+    def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., digest: _Optional[str] = ..., size_bytes: _Optional[int] = ..., base_digest: _Optional[str] = ...) -> None: ...
+
+class DeltaStep(_message.Message):
+    __slots__ = ("base_version", "digest", "size_bytes")
+    BASE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    base_version: int
+    digest: str
+    size_bytes: int
+    def __init__(self, base_version: _Optional[int] = ..., digest: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class Probe(_message.Message):
     __slots__ = ("digest", "size_bytes", "absolute_tolerance", "relative_tolerance")
@@ -116,7 +128,7 @@ class ModuleConfig(_message.Message):
     def __init__(self, digest: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class Manifest(_message.Message):
-    __slots__ = ("model", "version", "epoch", "parent", "step", "metrics", "create_time_ms", "program", "signature", "tensors", "probe", "producer", "commit_id", "step_time_ms", "config")
+    __slots__ = ("model", "version", "epoch", "parent", "step", "metrics", "create_time_ms", "program", "signature", "tensors", "probe", "producer", "commit_id", "step_time_ms", "config", "deltas")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -139,6 +151,7 @@ class Manifest(_message.Message):
     COMMIT_ID_FIELD_NUMBER: _ClassVar[int]
     STEP_TIME_MS_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
+    DELTAS_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     epoch: int
@@ -154,7 +167,8 @@ class Manifest(_message.Message):
     commit_id: str
     step_time_ms: int
     config: ModuleConfig
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., epoch: _Optional[int] = ..., parent: _Optional[int] = ..., step: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., create_time_ms: _Optional[int] = ..., program: _Optional[_Union[Program, _Mapping]] = ..., signature: _Optional[_Union[Signature, _Mapping]] = ..., tensors: _Optional[_Iterable[_Union[TensorEntry, _Mapping]]] = ..., probe: _Optional[_Union[Probe, _Mapping]] = ..., producer: _Optional[str] = ..., commit_id: _Optional[str] = ..., step_time_ms: _Optional[int] = ..., config: _Optional[_Union[ModuleConfig, _Mapping]] = ...) -> None: ...
+    deltas: _containers.RepeatedCompositeFieldContainer[DeltaStep]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., epoch: _Optional[int] = ..., parent: _Optional[int] = ..., step: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., create_time_ms: _Optional[int] = ..., program: _Optional[_Union[Program, _Mapping]] = ..., signature: _Optional[_Union[Signature, _Mapping]] = ..., tensors: _Optional[_Iterable[_Union[TensorEntry, _Mapping]]] = ..., probe: _Optional[_Union[Probe, _Mapping]] = ..., producer: _Optional[str] = ..., commit_id: _Optional[str] = ..., step_time_ms: _Optional[int] = ..., config: _Optional[_Union[ModuleConfig, _Mapping]] = ..., deltas: _Optional[_Iterable[_Union[DeltaStep, _Mapping]]] = ...) -> None: ...
 
 class ChannelMove(_message.Message):
     __slots__ = ("version", "revision", "move_time_ms", "reason")

@@ -1,0 +1,1 @@
+"""What weight deltas cost and save on real training runs."""

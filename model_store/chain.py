@@ -1,0 +1,156 @@
+"""The deltas of a version: which of them a tensor still needs, and their bytes.
+
+Decides how far back a tensor goes: from its digest step by step to bytes at hand, else to those
+that the store holds. So a reader that holds any version on the way takes the later deltas only,
+one that holds none takes the anchor and all of them, and what a slot holds of a load that failed
+counts too. Copying and digesting is left to `fill`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from dataclasses import dataclass
+
+from chassis.errors import DataLoss
+from model_store import delta
+from model_store.delta import TensorDelta
+from model_store.digests import verified
+from model_store.records import DeltaStep, Manifest, TensorEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a tensor comes to be.
+
+    `start` names the bytes that the deltas at `steps`, positions in the manifest's in ascending
+    order, are applied to; it is empty where the first of them brings all bytes itself.
+    """
+
+    start: str
+    steps: tuple[int, ...]
+
+
+class Chain:
+    """The deltas of one version. `read` gives a blob's bytes, verified."""
+
+    def __init__(self, manifest: Manifest, read: Callable[[str], bytes]) -> None:
+        self._manifest = manifest
+        self._read = read
+        # (base digest, digest) by tensor, of every delta that was read.
+        self._links: dict[int, dict[str, tuple[str, str]]] = {}
+        self._kept: dict[int, dict[str, TensorDelta]] = {}
+        self._room = 0
+
+    def keep(self, room: int) -> None:
+        """Lets deltas read from now on stay in memory while they fit into `room` bytes."""
+        self._room = room
+
+    @property
+    def room(self) -> int:
+        """What is left of it."""
+        return self._room
+
+    def way(self, entry: TensorEntry, held: Container[str]) -> Way:
+        """From the nearest of the bytes `held` and those that the store holds.
+
+        Raises DataLoss (DELTA_BASE_MISMATCH) where no delta leads to the tensor, and what
+        `changes` raises.
+        """
+        wanted = entry.digest
+        steps: list[int] = []
+        for index in reversed(range(len(self._manifest.deltas))):
+            if wanted in held or wanted == entry.stored_digest:
+                break
+            if entry.name not in self._linked(index):
+                continue
+            base, made = self._linked(index)[entry.name]
+            if made != wanted:
+                raise self._mismatch(entry)
+            steps.append(index)
+            wanted = base
+            if not base:
+                break
+        if wanted and wanted not in held and wanted != entry.stored_digest:
+            raise self._mismatch(entry)
+        return Way(wanted, tuple(reversed(steps)))
+
+    def made(self, entry: TensorEntry) -> bytes | bytearray:
+        """The tensor's bytes, made of what the store holds alone and verified.
+
+        Raises what `way` does, DataLoss (SIZE_MISMATCH, DIGEST_MISMATCH).
+        """
+        way = self.way(entry, ())
+        if not way.steps:
+            return self._read(way.start)
+        content = bytearray(self._read(way.start) if way.start else entry.size_bytes)
+        if len(content) != entry.size_bytes:
+            raise DataLoss(
+                "SIZE_MISMATCH",
+                f"the blob of tensor {entry.name!r} holds {len(content)} bytes; the manifest says "
+                f"{entry.size_bytes}",
+            )
+        for index in way.steps:
+            self.apply(index, self.changes(index)[entry.name], memoryview(content))
+        return verified(content, entry.digest)
+
+    def changes(self, index: int) -> dict[str, TensorDelta]:
+        """The delta at that position of the manifest's, by tensor.
+
+        Raises what `Store.read_blob` does, and DataLoss (DELTA_DAMAGED, DELTA_BASE_MISMATCH,
+        SIZE_MISMATCH), naming the delta.
+        """
+        if index in self._kept:
+            return self._kept[index]
+        found, size_bytes = self._decoded(self._manifest.deltas[index])
+        self._links[index] = {
+            name: (tensor.base_digest, tensor.digest) for name, tensor in found.items()
+        }
+        if size_bytes <= self._room:
+            self._room -= size_bytes
+            self._kept[index] = found
+        return found
+
+    def forget(self, index: int) -> None:
+        """Lets go of the bytes of a delta."""
+        self._kept.pop(index, None)
+
+    def apply(self, index: int, tensor: TensorDelta, content: memoryview) -> None:
+        """Makes one step of a tensor's way in `content`, in place.
+
+        Raises DataLoss (DELTA_DAMAGED), naming the delta.
+        """
+        try:
+            tensor.apply(content)
+        except DataLoss as error:
+            raise _at(self._manifest.deltas[index], error) from error
+
+    def _decoded(self, step: DeltaStep) -> tuple[dict[str, TensorDelta], int]:
+        try:
+            blob = self._read(step.digest)
+            if len(blob) != step.size_bytes:
+                raise DataLoss(
+                    "SIZE_MISMATCH",
+                    f"it holds {len(blob)} bytes; the manifest says {step.size_bytes}",
+                )
+            return delta.decode(blob, self._manifest.model, step.base_version), len(blob)
+        except DataLoss as error:
+            raise _at(step, error) from error
+
+    def _linked(self, index: int) -> dict[str, tuple[str, str]]:
+        if index not in self._links:
+            self.changes(index)
+        return self._links[index]
+
+    def _mismatch(self, entry: TensorEntry) -> DataLoss:
+        return DataLoss(
+            "DELTA_BASE_MISMATCH",
+            f"the deltas of version {self._manifest.version} do not lead from stored bytes to "
+            f"tensor {entry.name!r}",
+        )
+
+
+def _at(step: DeltaStep, error: DataLoss) -> DataLoss:
+    """The error with the delta's name."""
+    return DataLoss(
+        error.reason, f"delta {step.digest[:23]} on version {step.base_version}: {error.message}"
+    )
