@@ -22,7 +22,7 @@ from uuid import uuid4
 import torch
 from torch import nn
 
-from chassis.errors import InvalidArgument, Unavailable
+from chassis.errors import FailedPrecondition, InvalidArgument, Unavailable
 from chassis.failpoints import failpoint
 from chassis.names import checked_name
 from chassis.telemetry import logger
@@ -44,6 +44,8 @@ log = logger(__name__)
 # Seconds before each repetition of a call that found the store unavailable: a failover takes about
 # this long, and a training loop should not stand still for longer.
 RETRY_DELAYS_S = (0.1, 0.4, 1.6)
+# A blob that was put is safe from collectors; one that was found may have gone. Once is rare.
+COLLECTED_ATTEMPTS = 2
 
 _Result = TypeVar("_Result")
 
@@ -238,11 +240,7 @@ class Publisher:
         """Blobs, then manifest, then channel."""
         if self.epoch is None:
             self.epoch = _retried(lambda: self.store.acquire_epoch(self.name, self.producer))
-        fenced = replace(manifest, epoch=self.epoch)
-        for name in sorted(_retried(lambda: self.store.missing_blobs(fenced.digests()))):
-            _retried(partial(self.store.put_blob, blobs[name]))
-        failpoint("publish.after_blobs")
-        made = _retried(lambda: commit(self.store, fenced, channel=self.channel))
+        made = self._put_and_commit(replace(manifest, epoch=self.epoch), blobs)
         self.last_version = made.manifest.version
         if not made.moved:
             log.warning(
@@ -254,6 +252,24 @@ class Publisher:
                 held=made.channel.held,
             )
         return made
+
+    def _put_and_commit(self, manifest: Manifest, blobs: Mapping[str, memoryview]) -> Publication:
+        for _ in range(COLLECTED_ATTEMPTS):
+            self._put_missing(manifest, blobs)
+            try:
+                return _retried(lambda: commit(self.store, manifest, channel=self.channel))
+            except FailedPrecondition as error:
+                if error.reason != "MISSING_BLOBS":
+                    raise
+                # Blobs of versions long gone were there, and were collected since.
+                log.warning("blobs went before the version was made", model=self.name)
+        self._put_missing(manifest, blobs)
+        return _retried(lambda: commit(self.store, manifest, channel=self.channel))
+
+    def _put_missing(self, manifest: Manifest, blobs: Mapping[str, memoryview]) -> None:
+        for name in sorted(_retried(lambda: self.store.missing_blobs(manifest.digests()))):
+            _retried(partial(self.store.put_blob, blobs[name]))
+        failpoint("publish.after_blobs")
 
 
 def _retried(call: Callable[[], _Result]) -> _Result:
