@@ -174,7 +174,7 @@ class FileLine(Line):
         for name in files.names_in(self._commits):
             if files.names_of(self._commits / name) == 1:
                 files.remove_file(self._commits / name)
-                failpoint("gc.after_commit")
+                failpoint("gc.after_commit_name")
 
     def _lease_path(self, version: int, holder: str) -> Path:
         return self._leases / f"{_numbered(version)}-{hex_part(digest(holder.encode()))}"

@@ -18,11 +18,11 @@ from time import monotonic
 from typing import TypeVar
 
 from chassis.clock import wall_time_ms
-from chassis.errors import InvalidArgument, NotFound
+from chassis.errors import NotFound
 from chassis.failpoints import failpoint
 from chassis.names import checked_name
 from model_store import durable_files as files
-from model_store.digests import ALGORITHM, checked_digest, digest, hex_part, verified
+from model_store.digests import ALGORITHM, digest, hex_part, is_digest, verified
 from model_store.directory_watch import DirectoryWatches
 from model_store.file_line import FileLine
 from model_store.line_store import Line, LineStore
@@ -76,7 +76,7 @@ class FileStore(LineStore):
             for rest in files.names_in(self._blobs / first):
                 found = files.sized_and_timed(self._blobs / first / rest)
                 name = f"{ALGORITHM}:{first}{rest}"
-                if found is not None and _is_digest(name):
+                if found is not None and is_digest(name):
                     yield Blob(name, *found)
 
     def delete_blob(self, digest: str, *, unused_since_ms: int) -> bool:
@@ -140,10 +140,3 @@ class FileStore(LineStore):
             files.ensure_directory(self._staging)
             files.sweep(self._staging, now_s=wall_time_ms() / 1000)
             self._swept = True
-
-
-def _is_digest(name: str) -> bool:
-    try:
-        return bool(checked_digest(name))
-    except InvalidArgument:
-        return False

@@ -222,6 +222,10 @@ def _drop_expired(line: Line, now_ms: int) -> None:
 
 def _remove(line: Line, versions: set[int]) -> Removal:
     existing = set(line.versions())
+    if not versions & existing:
+        # Nothing to decide: damage among the channels is no reason against sweeping.
+        line.remove([])
+        return Removal((), {})
     leases = rules.living(line.leases(), wall_time_ms())
     needed = rules.needed_versions(_channels(line), leases, existing)
     asked = versions & existing

@@ -86,9 +86,11 @@ class RedisBlobs:
         digits = hex_part(name)
         layout = self._connection.ask("GET", blob_key(digits))
         chunks = [] if layout is None else _chunk_keys(name, *_parsed(layout))
+        failpoint("gc.before_blob")
         word, *_ = self._connection.run(
             DELETE_BLOB, [BLOBS, blob_key(digits), *chunks], (digits, unused_since_ms)
         )
+        failpoint("gc.after_blob")
         return layout is not None and bool(word == "OK")
 
     def _chunks(self, keys: Sequence[str]) -> list[bytes | None]:

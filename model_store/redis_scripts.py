@@ -175,7 +175,10 @@ if (redis.call('HGET', KEYS[2], 'revision') or '0') ~= ARGV[2] then return {'RAC
     + _NOW
     + """
 local going = {}
-for index = 4, #ARGV, 2 do going[ARGV[index]] = true end
+for index = 4, #ARGV, 2 do
+  if redis.call('HEXISTS', KEYS[3], ARGV[index]) == 0 then return {'RACED'} end
+  going[ARGV[index]] = true
+end
 local leases = redis.call('HGETALL', KEYS[5])
 for index = 1, #leases, 2 do
   local leased = going[string.match(leases[index], '^%d+')]

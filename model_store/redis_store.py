@@ -7,7 +7,7 @@ Notifications only wake readers; what they then read is the truth.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from threading import Event
 from time import monotonic
@@ -209,25 +209,29 @@ class RedisStore(Store):
 
     def remove_versions(self, model: str, versions: Sequence[int]) -> Removal:
         checked_name(model, what="model")
+        asked = set(versions) & set(self.versions(model))
+        # Ahead of the tries, which must be shorter than the time between two publications.
+        commits = {version: self._commit_of(model, version) for version in asked}
         failpoint("gc.before_commit")
         removal = None
         while removal is None:
-            removal = self._try_remove(model, set(versions))
+            removal = self._try_remove(model, commits)
         failpoint("gc.after_commit")
         return removal
 
-    def _try_remove(self, model: str, versions: set[int]) -> Removal | None:
+    def _try_remove(self, model: str, commits: Mapping[int, str]) -> Removal | None:
         """None where the model changed or was leased meanwhile."""
         revision = self.revision(model)
         existing = set(self.versions(model))
+        asked = commits.keys() & existing
+        if not asked:
+            return Removal((), {})
         needed = rules.needed_versions(self.channels(model), self.leases(model), existing)
-        asked = versions & existing
         going = sorted(asked - needed.keys())
-        commits = [(version, self._commit_of(model, version)) for version in going]
         word, *_ = self._connection.run(
             scripts.REMOVE_VERSIONS,
             [*_model_keys(model, "state", "manifests", "commits", "leases"), scripts.MODELS],
-            (revision, model, *(word for commit in commits for word in commit)),
+            (revision, model, *(part for one in going for part in (one, commits[one]))),
         )
         if word != "OK":
             return None

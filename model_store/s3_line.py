@@ -149,7 +149,7 @@ class S3Line(Line):
             with suppress(DataLoss):
                 manifest = decode_manifest(stored.content, self._model, version)
                 self._objects.delete(self._commit_path(manifest.commit_id))
-        failpoint("gc.after_commit")
+        failpoint("gc.after_commit_name")
         self._objects.delete(path)
         failpoint("gc.after_manifest")
 

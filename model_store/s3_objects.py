@@ -19,6 +19,7 @@ from obstore.store import S3Store as Bucket
 
 from chassis.errors import FailedPrecondition, HeadraceError, ResourceExhausted, Unavailable
 from model_store.s3_location import S3Location
+from model_store.side_by_side import side_by_side
 
 CONNECT_TIMEOUT_S = 3
 # For the answer to one request, which moves at most CHUNK_BYTES.
@@ -31,7 +32,6 @@ _CONDITIONS = "conditions"
 # As many as a server lists in one answer.
 _PAGE = 1000
 
-_A = TypeVar("_A")
 _R = TypeVar("_R")
 
 _REFUSALS = (client_errors.PermissionDeniedError, client_errors.UnauthenticatedError)
@@ -103,7 +103,7 @@ class S3Objects:
 
     def absent(self, paths: Collection[str]) -> set[str]:
         """Those of `paths` where no object is."""
-        entries = at_once(self.entry, paths)
+        entries = side_by_side(self.entry, paths, CONCURRENCY)
         return {path for path, entry in zip(paths, entries, strict=True) if entry is None}
 
     def entries(self, path: str) -> Iterator[S3Entry]:
@@ -144,7 +144,9 @@ class S3Objects:
     def names(self, path: str) -> list[str]:
         """Names of the objects right below `path`, sorted."""
         result = self._asked(lambda: obstore.list_with_delimiter(self._bucket, path))
-        return sorted(str(meta["path"]).rpartition("/")[2] for meta in result["objects"])
+        paths = [str(meta["path"]) for meta in result["objects"]]
+        # Some servers list an emptied folder itself.
+        return sorted(found.rpartition("/")[2] for found in paths if found.startswith(f"{path}/"))
 
     def folders(self, path: str) -> list[str]:
         """Names of what lies below `path`, sorted."""
@@ -228,12 +230,6 @@ class S3Objects:
             "STORE_UNAVAILABLE",
             f"the S3 model store in bucket {bucket} does not answer as it should",
         )
-
-
-def at_once(call: Callable[[_A], _R], arguments: Collection[_A]) -> list[_R]:
-    """What `call` returns for each argument, asked by CONCURRENCY threads."""
-    with ThreadPoolExecutor(CONCURRENCY) as threads:
-        return list(threads.map(call, arguments))
 
 
 def _entry(meta: Any) -> S3Entry:

@@ -19,16 +19,17 @@ from time import monotonic
 from typing import TypeVar
 
 from chassis.clock import wall_time_ms
-from chassis.errors import NotFound, Unavailable
+from chassis.errors import DataLoss, NotFound, Unavailable
 from chassis.failpoints import failpoint
 from chassis.names import checked_name
-from model_store.digests import ALGORITHM, digest, hex_part, verified
+from model_store.digests import ALGORITHM, digest, hex_part, is_digest, verified
 from model_store.line_bytes import decode_line
 from model_store.line_store import Line, LineStore
 from model_store.records import Blob
 from model_store.s3_line import S3Line
 from model_store.s3_location import S3Location
-from model_store.s3_objects import S3Entry, S3Objects, at_once
+from model_store.s3_objects import CONCURRENCY, S3Entry, S3Objects
+from model_store.side_by_side import side_by_side
 
 # Whoever loses has seen another win; this many losses in a row are more writers than a model has.
 _ATTEMPTS = 200
@@ -70,7 +71,7 @@ class S3Store(LineStore):
         return {names[path] for path in self._objects.absent(names)}
 
     def _claim_blobs(self, digests: Sequence[str]) -> set[str]:
-        sizes = at_once(self._claimed_bytes, digests)
+        sizes = side_by_side(self._claimed_bytes, digests, CONCURRENCY)
         return {name for name, size in zip(digests, sizes, strict=True) if size is None}
 
     def _claimed_bytes(self, name: str) -> int | None:
@@ -100,7 +101,9 @@ class S3Store(LineStore):
         for entry in self._objects.entries("blobs"):
             place = entry.path.removeprefix("blobs/")
             used_ms = max(entry.put_time_ms, marked.get(place, 0))
-            yield Blob(f"{ALGORITHM}:{place.replace('/', '')}", entry.size_bytes, used_ms)
+            name = f"{ALGORITHM}:{place.replace('/', '')}"
+            if is_digest(name):
+                yield Blob(name, entry.size_bytes, used_ms)
 
     def delete_blob(self, digest: str, *, unused_since_ms: int) -> bool:
         path = _path("blobs", digest)
@@ -132,7 +135,14 @@ class S3Store(LineStore):
             self._objects.put(path, verified(content, name))
 
     def models(self) -> list[str]:
-        return [model for model in self._objects.folders("models") if self._line(model).versions()]
+        return [model for model in self._objects.folders("models") if self._has_versions(model)]
+
+    def _has_versions(self, model: str) -> bool:
+        try:
+            return bool(self._line(model).versions())
+        except DataLoss:
+            # It has some, and whoever asks for them is told.
+            return True
 
     def wait_for_change(self, model: str, seen: int, timeout_s: float) -> int:
         give_up_at = monotonic() + timeout_s
