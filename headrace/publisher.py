@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from chassis.clock import wall_time_ms
-from chassis.errors import InvalidArgument, Unavailable
+from chassis.errors import FailedPrecondition, InvalidArgument, Unavailable
 from chassis.failpoints import failpoint
 from chassis.names import checked_name
 from chassis.telemetry import logger
@@ -47,6 +47,8 @@ log = logger(__name__)
 # Seconds before each repetition of a call that found the store unavailable: a failover takes about
 # this long, and a training loop should not stand still for longer.
 RETRY_DELAYS_S = (0.1, 0.4, 1.6)
+# A blob that was put is safe from collectors; one that was found may have gone. Once is rare.
+COLLECTED_ATTEMPTS = 2
 
 _Result = TypeVar("_Result")
 
@@ -259,11 +261,7 @@ class Publisher:
         """Blobs, then manifest, then channel."""
         if self.epoch is None:
             self.epoch = _retried(lambda: self.store.acquire_epoch(self.name, self.producer))
-        fenced, sent = self._planned(replace(manifest, epoch=self.epoch), blobs)
-        for name in sorted(_retried(lambda: self.store.missing_blobs(fenced.digests()))):
-            _retried(partial(self.store.put_blob, sent[name]))
-        failpoint("publish.after_blobs")
-        made = _retried(lambda: commit(self.store, fenced, channel=self.channel))
+        made = self._put_and_commit(replace(manifest, epoch=self.epoch), blobs)
         if self._lineage is not None:
             self._lineage.published(made.manifest, blobs)
         self.last_version = made.manifest.version
@@ -290,6 +288,24 @@ class Publisher:
         missing = _retried(lambda: self.store.missing_blobs(planned.digests()))
         # Deltas on bytes that the store has lost help nobody: an anchor is whole again.
         return (planned, sent) if missing <= sent.keys() else (manifest, blobs)
+
+    def _put_and_commit(self, manifest: Manifest, blobs: Mapping[str, memoryview]) -> Publication:
+        for _ in range(COLLECTED_ATTEMPTS):
+            try:
+                return self._put_once(manifest, blobs)
+            except FailedPrecondition as error:
+                if error.reason != "MISSING_BLOBS":
+                    raise
+                # Blobs of versions long gone were there, and were collected since.
+                log.warning("blobs went before the version was made", model=self.name)
+        return self._put_once(manifest, blobs)
+
+    def _put_once(self, manifest: Manifest, blobs: Mapping[str, memoryview]) -> Publication:
+        planned, sent = self._planned(manifest, blobs)
+        for name in sorted(_retried(lambda: self.store.missing_blobs(planned.digests()))):
+            _retried(partial(self.store.put_blob, sent[name]))
+        failpoint("publish.after_blobs")
+        return _retried(lambda: commit(self.store, planned, channel=self.channel))
 
 
 def _retried(call: Callable[[], _Result]) -> _Result:

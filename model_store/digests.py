@@ -45,9 +45,14 @@ def digest(buffer: bytes | bytearray | memoryview) -> str:
     return f"{ALGORITHM}:{hasher.hexdigest()}"
 
 
+def is_digest(name: str) -> bool:
+    """Whether `name` is a well-formed digest."""
+    return bool(_DIGEST.fullmatch(name))
+
+
 def checked_digest(name: str) -> str:
     """Returns `name` if it is a well-formed digest. Raises InvalidArgument (BAD_DIGEST)."""
-    if _DIGEST.fullmatch(name):
+    if is_digest(name):
         return name
     raise InvalidArgument(
         "BAD_DIGEST",

@@ -82,6 +82,35 @@ def is_file(path: Path) -> bool:
 
 
 @_reporting
+def names_of(path: Path) -> int:
+    """How many names the file has; 0 if there is none."""
+    try:
+        return path.stat().st_nlink
+    except FileNotFoundError:
+        return 0
+
+
+@_reporting
+def touch(path: Path) -> bool:
+    """Makes now the time of the file; whether there is one."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+@_reporting
+def sized_and_timed(path: Path) -> tuple[int, int] | None:
+    """The file's size in bytes and its time in milliseconds; None if there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_size, status.st_mtime_ns // 1_000_000
+
+
+@_reporting
 def holds(path: Path, content: memoryview) -> bool:
     """Whether the file is there and holds exactly these bytes."""
     try:
@@ -174,14 +203,15 @@ def remove_file(path: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
     """Holds the advisory lock of a lock file, which the kernel frees when its holder dies.
 
-    Raises Unavailable (STORE_BUSY) after LOCK_TIMEOUT_S: a stopped process may hold it for ever.
+    `shared` holders have it together. Raises Unavailable (STORE_BUSY) after LOCK_TIMEOUT_S: a
+    stopped process may hold it for ever.
     """
     descriptor = _opened_lock(path)
     try:
-        _take_lock(descriptor)
+        _take_lock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
@@ -193,15 +223,15 @@ def _opened_lock(path: Path) -> int:
 
 
 @_reporting
-def _take_lock(descriptor: int) -> None:
+def _take_lock(descriptor: int, kind: int) -> None:
     give_up_at = time.monotonic() + LOCK_TIMEOUT_S
     while True:
         with suppress(BlockingIOError):
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         if time.monotonic() > give_up_at:
             raise Unavailable(
                 "STORE_BUSY",
-                f"another writer has held the model's lock for {LOCK_TIMEOUT_S:.0f} s",
+                f"another process has held a lock of the store for {LOCK_TIMEOUT_S:.0f} s",
             )
         time.sleep(_LOCK_POLL_S)
 

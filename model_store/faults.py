@@ -5,12 +5,12 @@ Decides when a fault strikes; the store inside does the work. For tests, here an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from threading import Event, Lock
 from typing import TypeVar
 
-from model_store.records import Channel, Manifest
+from model_store.records import Blob, Channel, Lease, Manifest, Removal
 from model_store.store import Store
 
 _R = TypeVar("_R")
@@ -79,6 +79,15 @@ class FaultyStore(Store):
     def read_blob(self, digest: str) -> bytes:
         return self._do("read_blob", lambda: self._inner.read_blob(digest))
 
+    def blobs(self) -> Iterator[Blob]:
+        return self._do("blobs", lambda: self._inner.blobs())
+
+    def delete_blob(self, digest: str, *, unused_since_ms: int) -> bool:
+        return self._do(
+            "delete_blob",
+            lambda: self._inner.delete_blob(digest, unused_since_ms=unused_since_ms),
+        )
+
     def acquire_epoch(self, model: str, owner: str) -> int:
         return self._do("acquire_epoch", lambda: self._inner.acquire_epoch(model, owner))
 
@@ -93,6 +102,18 @@ class FaultyStore(Store):
 
     def versions(self, model: str) -> list[int]:
         return self._do("versions", lambda: self._inner.versions(model))
+
+    def lease(self, model: str, version: int, holder: str, ttl_s: float) -> Lease:
+        return self._do("lease", lambda: self._inner.lease(model, version, holder, ttl_s))
+
+    def release(self, model: str, version: int, holder: str) -> None:
+        self._do("release", lambda: self._inner.release(model, version, holder))
+
+    def leases(self, model: str) -> list[Lease]:
+        return self._do("leases", lambda: self._inner.leases(model))
+
+    def remove_versions(self, model: str, versions: Sequence[int]) -> Removal:
+        return self._do("remove_versions", lambda: self._inner.remove_versions(model, versions))
 
     def models(self) -> list[str]:
         return self._do("models", lambda: self._inner.models())

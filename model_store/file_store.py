@@ -3,14 +3,15 @@
     blobs/<2 hex>/<62 more hex>   immutable, by digest
     models/<model>/               records, see `model_store.file_line`
     staging/                      files being written
+    blob-lock                     keeps blobs being named and blobs being deleted apart
 
-Decides where blobs lie and how a reader waits. Every directory is made with mode 0700, by the
-first write; opening and reading make nothing.
+Decides where blobs lie, when each was used last (its file's time), and how a reader waits. Every
+directory is made with mode 0700, by the first write; opening and reading make nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from threading import Event, Lock
 from time import monotonic
@@ -18,12 +19,14 @@ from typing import TypeVar
 
 from chassis.clock import wall_time_ms
 from chassis.errors import NotFound
+from chassis.failpoints import failpoint
 from chassis.names import checked_name
 from model_store import durable_files as files
-from model_store.digests import digest, hex_part, verified
+from model_store.digests import ALGORITHM, digest, hex_part, is_digest, verified
 from model_store.directory_watch import DirectoryWatches
 from model_store.file_line import FileLine
 from model_store.line_store import Line, LineStore
+from model_store.records import Blob
 
 # A writer killed after its change and before its hint costs its readers this long.
 REREAD_S = 1.0
@@ -39,6 +42,7 @@ class FileStore(LineStore):
         self._blobs = root / "blobs"
         self._models = root / "models"
         self._staging = root / "staging"
+        self._blob_lock = root / "blob-lock"
         self._watches = DirectoryWatches()
         self._closed = Event()
         self._swept = False
@@ -48,7 +52,8 @@ class FileStore(LineStore):
         view = memoryview(content).cast("B")
         name = digest(view)
         path = self._blob_path(name)
-        if files.holds(path, view):
+        # The time first: a collector that comes in between then leaves it, or took it before.
+        if files.touch(path) and files.holds(path, view):
             # Whoever wrote it may not have come as far as this.
             files.sync_directory(path.parent)
             return name
@@ -65,6 +70,30 @@ class FileStore(LineStore):
         if content is None:
             raise NotFound("BLOB_NOT_FOUND", f"blob {digest} is not in the store")
         return verified(content, digest)
+
+    def blobs(self) -> Iterator[Blob]:
+        for first in files.names_in(self._blobs):
+            for rest in files.names_in(self._blobs / first):
+                found = files.sized_and_timed(self._blobs / first / rest)
+                name = f"{ALGORITHM}:{first}{rest}"
+                if found is not None and is_digest(name):
+                    yield Blob(name, *found)
+
+    def delete_blob(self, digest: str, *, unused_since_ms: int) -> bool:
+        path = self._blob_path(digest)
+        self._prepare()
+        with files.locked(self._blob_lock):
+            found = files.sized_and_timed(path)
+            if found is None or found[1] >= unused_since_ms:
+                return False
+            failpoint("gc.before_blob")
+            files.remove_file(path)
+        failpoint("gc.after_blob")
+        return True
+
+    def _claim_blobs(self, digests: Sequence[str]) -> set[str]:
+        with files.locked(self._blob_lock, shared=True):
+            return {name for name in digests if not files.touch(self._blob_path(name))}
 
     def models(self) -> list[str]:
         return sorted(

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from model_store.record_bytes import sealed, unseal
+from model_store.gaps import NO_GAPS, Gaps
+from model_store.record_bytes import lease_message, lease_of, sealed, unseal
+from model_store.records import Lease
 from protos.headrace.v1 import manifest_pb2
 
 
@@ -17,7 +19,8 @@ from protos.headrace.v1 import manifest_pb2
 class LineState:
     """One model's records at one revision; empty for a model that nothing was written of.
 
-    `newest` is the newest version and `manifest` its record; `channels` are records by name.
+    `newest` is the newest version there ever was and `manifest` its record, empty if it was
+    removed; `gaps` are the versions that were removed; `channels` are records by name.
     """
 
     epoch: int = 0
@@ -28,6 +31,9 @@ class LineState:
     channels: Mapping[str, bytes] = field(default_factory=dict)
     revision: int = 0
     write_id: str = ""
+    gaps: Gaps = NO_GAPS
+    leases: tuple[Lease, ...] = ()
+    collections: int = 0
 
 
 def encode_line(state: LineState) -> bytes:
@@ -46,6 +52,11 @@ def encode_line(state: LineState) -> bytes:
             channels=pointers,
             revision=state.revision,
             write_id=state.write_id,
+            gaps=[
+                manifest_pb2.Line.Gap(first=first, last=last) for first, last in state.gaps.ranges
+            ],
+            leases=[lease_message(lease) for lease in state.leases],
+            collections=state.collections,
         )
     )
 
@@ -63,4 +74,7 @@ def decode_line(record: bytes, model: str) -> LineState:
         channels={pointer.name: pointer.record for pointer in message.channels},
         revision=message.revision,
         write_id=message.write_id,
+        gaps=Gaps(tuple((gap.first, gap.last) for gap in message.gaps)),
+        leases=tuple(lease_of(lease) for lease in message.leases),
+        collections=message.collections,
     )

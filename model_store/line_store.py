@@ -8,15 +8,16 @@ model's records in whatever holds them; readers need neither, because a record a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 from uuid import uuid4
 
 from chassis.clock import wall_time_ms
+from chassis.errors import NotFound
 from chassis.names import checked_name
 from model_store import rules
-from model_store.records import Channel, Manifest
+from model_store.records import Channel, Lease, Manifest, Removal
 from model_store.store import Store
 
 _R = TypeVar("_R")
@@ -29,8 +30,12 @@ class Line(ABC):
     def epoch(self) -> int: ...
 
     @abstractmethod
+    def newest(self) -> int:
+        """The newest version there ever was, removed or not; 0 if none."""
+
+    @abstractmethod
     def versions(self) -> list[int]:
-        """Ascending."""
+        """Ascending, without the removed ones."""
 
     @abstractmethod
     def manifest(self, version: int) -> Manifest | None: ...
@@ -58,6 +63,25 @@ class Line(ABC):
 
     @abstractmethod
     def put_channel(self, channel: Channel) -> None: ...
+
+    @abstractmethod
+    def leases(self) -> list[Lease]:
+        """In any order, expired ones too. Raises DataLoss (LEASE_DAMAGED)."""
+
+    @abstractmethod
+    def put_lease(self, lease: Lease) -> None:
+        """In the place of the one that its holder has of the version."""
+
+    @abstractmethod
+    def drop_lease(self, version: int, holder: str) -> None: ...
+
+    @abstractmethod
+    def remove(self, versions: Sequence[int]) -> None:
+        """Makes them exist no more, each in one step."""
+
+    @abstractmethod
+    def sweep(self) -> None:
+        """Deletes what removed versions left behind; outside of a change, and may be repeated."""
 
 
 class LineStore(Store):
@@ -98,15 +122,18 @@ class LineStore(Store):
         if made is not None:
             return made
         rules.check_epoch(manifest.epoch, line.epoch(), model=manifest.model)
-        rules.check_blobs(self.missing_blobs(manifest.digests()))
+        rules.check_blobs(self._claim_blobs(manifest.digests()))
         return self._append(line, manifest)
+
+    @abstractmethod
+    def _claim_blobs(self, digests: Sequence[str]) -> set[str]:
+        """Those missing; the others are used now, as `delete_blob` sees it, in one step."""
 
     def _append(self, line: Line, manifest: Manifest) -> Manifest:
         # A lock makes the first number free; where a shared volume ignores locks, the exclusive
         # create behind add_manifest still gives each version to one writer.
         while True:
-            newest = (line.versions() or [0])[-1]
-            made = rules.assigned(manifest, newest + 1, wall_time_ms())
+            made = rules.assigned(manifest, line.newest() + 1, wall_time_ms())
             if line.add_manifest(made):
                 return made
 
@@ -114,7 +141,7 @@ class LineStore(Store):
         line = self._line(checked_name(model, what="model"))
         found = line.manifest(version)
         if found is None:
-            raise rules.version_not_found(model, version, line.versions())
+            raise _not_found(line, model, version)
         return found
 
     def versions(self, model: str) -> list[int]:
@@ -125,9 +152,7 @@ class LineStore(Store):
         return line.channel(checked_name(name, what="channel"))
 
     def channels(self, model: str) -> list[Channel]:
-        line = self._line(checked_name(model, what="model"))
-        found = (line.channel(name) for name in sorted(line.channel_names()))
-        return [channel for channel in found if channel is not None]
+        return _channels(self._line(checked_name(model, what="model")))
 
     def move_channel(
         self,
@@ -146,14 +171,72 @@ class LineStore(Store):
         rules.check_move(move)
         return self._change(model, lambda line: _move(line, move))
 
+    def lease(self, model: str, version: int, holder: str, ttl_s: float) -> Lease:
+        rules.check_lease(holder, ttl_s)
+
+        def grant(line: Line) -> Lease:
+            if version not in line.versions():
+                raise _not_found(line, model, version)
+            now_ms = wall_time_ms()
+            _drop_expired(line, now_ms)
+            lease = Lease(version, holder, now_ms + round(ttl_s * 1000))
+            line.put_lease(lease)
+            return lease
+
+        return self._change(checked_name(model, what="model"), grant)
+
+    def release(self, model: str, version: int, holder: str) -> None:
+        self._change(
+            checked_name(model, what="model"), lambda line: line.drop_lease(version, holder)
+        )
+
+    def leases(self, model: str) -> list[Lease]:
+        line = self._line(checked_name(model, what="model"))
+        return rules.living(line.leases(), wall_time_ms())
+
+    def remove_versions(self, model: str, versions: Sequence[int]) -> Removal:
+        removal = self._change(
+            checked_name(model, what="model"), lambda line: _remove(line, set(versions))
+        )
+        self._line(model).sweep()
+        return removal
+
     def revision(self, model: str) -> int:
         return self._line(checked_name(model, what="model")).revision()
 
 
+def _not_found(line: Line, model: str, version: int) -> NotFound:
+    return rules.version_not_found(model, version, line.versions(), line.newest())
+
+
+def _channels(line: Line) -> list[Channel]:
+    found = (line.channel(name) for name in sorted(line.channel_names()))
+    return [channel for channel in found if channel is not None]
+
+
+def _drop_expired(line: Line, now_ms: int) -> None:
+    for lease in line.leases():
+        if lease.expire_time_ms <= now_ms:
+            line.drop_lease(lease.version, lease.holder)
+
+
+def _remove(line: Line, versions: set[int]) -> Removal:
+    existing = set(line.versions())
+    if not versions & existing:
+        # Nothing to decide: damage among the channels is no reason against sweeping.
+        line.remove([])
+        return Removal((), {})
+    leases = rules.living(line.leases(), wall_time_ms())
+    needed = rules.needed_versions(_channels(line), leases, existing)
+    asked = versions & existing
+    going = sorted(asked - needed.keys())
+    line.remove(going)
+    return Removal(tuple(going), {version: needed[version] for version in sorted(asked - {*going})})
+
+
 def _move(line: Line, move: rules.Move) -> Channel:
-    existing = line.versions()
-    if move.version not in existing:
-        raise rules.version_not_found(move.model, move.version, existing)
+    if move.version not in line.versions():
+        raise _not_found(line, move.model, move.version)
     channel = rules.moved(line.channel(move.name), move, line.epoch())
     line.put_channel(channel)
     return channel

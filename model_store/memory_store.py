@@ -6,11 +6,12 @@ place, which lives as long as the process. Records pass through the same door as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Condition, Lock
 from typing import TypeVar
 
+from chassis.clock import wall_time_ms
 from chassis.errors import NotFound
 from chassis.names import checked_name
 from model_store.digests import checked_digest, digest
@@ -21,7 +22,7 @@ from model_store.record_bytes import (
     encode_channel,
     encode_manifest,
 )
-from model_store.records import Channel, Manifest
+from model_store.records import Blob, Channel, Lease, Manifest
 
 _R = TypeVar("_R")
 
@@ -33,10 +34,15 @@ class _MemoryLine(Line):
     manifests: dict[int, bytes] = field(default_factory=dict)
     commits: dict[str, int] = field(default_factory=dict)
     records: dict[str, bytes] = field(default_factory=dict)
+    granted: dict[tuple[int, str], Lease] = field(default_factory=dict)
+    last: int = 0
     changes: int = 0
 
     def epoch(self) -> int:
         return len(self.owners)
+
+    def newest(self) -> int:
+        return self.last
 
     def versions(self) -> list[int]:
         return list(self.manifests)
@@ -65,13 +71,32 @@ class _MemoryLine(Line):
 
     def add_manifest(self, manifest: Manifest) -> bool:
         self.manifests[manifest.version] = encode_manifest(manifest)
-        self.commits[manifest.commit_id] = manifest.version
+        self.commits[manifest.commit_id] = self.last = manifest.version
         self.changes += 1
         return True
 
     def put_channel(self, channel: Channel) -> None:
         self.records[channel.name] = encode_channel(channel)
         self.changes += 1
+
+    def leases(self) -> list[Lease]:
+        return list(self.granted.values())
+
+    def put_lease(self, lease: Lease) -> None:
+        self.granted[lease.version, lease.holder] = lease
+
+    def drop_lease(self, version: int, holder: str) -> None:
+        self.granted.pop((version, holder), None)
+
+    def remove(self, versions: Sequence[int]) -> None:
+        for version in versions:
+            del self.manifests[version]
+        self.commits = {
+            commit: version for commit, version in self.commits.items() if version in self.manifests
+        }
+
+    def sweep(self) -> None:
+        """Nothing: whoever dies here takes the store along."""
 
 
 class _Memory:
@@ -80,6 +105,7 @@ class _Memory:
     def __init__(self) -> None:
         self.changed = Condition()
         self.blobs: dict[str, bytes] = {}
+        self.used: dict[str, int] = {}
         self.lines: dict[str, _MemoryLine] = {}
 
 
@@ -98,9 +124,11 @@ class MemoryStore(LineStore):
 
     def put_blob(self, content: bytes | memoryview) -> str:
         name = digest(content)
-        if name not in self._memory.blobs:
-            # A copy, unless it is bytes already: the caller may go on writing into its buffer.
-            self._memory.blobs[name] = bytes(content)
+        with self._memory.changed:
+            if name not in self._memory.blobs:
+                # A copy, unless it is bytes already: the caller may go on writing into its buffer.
+                self._memory.blobs[name] = bytes(content)
+            self._memory.used[name] = wall_time_ms()
         return name
 
     def missing_blobs(self, digests: Sequence[str]) -> set[str]:
@@ -111,6 +139,28 @@ class MemoryStore(LineStore):
         if content is None:
             raise NotFound("BLOB_NOT_FOUND", f"blob {digest} is not in the store")
         return content
+
+    def blobs(self) -> Iterator[Blob]:
+        with self._memory.changed:
+            found = [
+                Blob(name, len(content), self._memory.used[name])
+                for name, content in self._memory.blobs.items()
+            ]
+        return iter(found)
+
+    def delete_blob(self, digest: str, *, unused_since_ms: int) -> bool:
+        with self._memory.changed:
+            used = self._memory.used.get(checked_digest(digest))
+            if used is None or used >= unused_since_ms:
+                return False
+            del self._memory.blobs[digest], self._memory.used[digest]
+            return True
+
+    def _claim_blobs(self, digests: Sequence[str]) -> set[str]:
+        # Inside a change, which holds the lock that delete_blob takes.
+        missing = self.missing_blobs(digests)
+        self._memory.used |= dict.fromkeys(set(digests) - missing, wall_time_ms())
+        return missing
 
     def models(self) -> list[str]:
         with self._memory.changed:

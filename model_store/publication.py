@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from chassis.errors import Aborted, FailedPrecondition, NotFound
 from chassis.failpoints import failpoint
+from model_store import rules
 from model_store.records import Channel, Manifest
 from model_store.store import Store
 
@@ -75,8 +76,8 @@ def _try_move(store: Store, current: Channel | None, made: Manifest, name: str) 
 def rollback(
     store: Store, model: str, *, channel: str = "stable", to_version: int | None = None, reason: str
 ) -> Channel:
-    """Points `channel` back, to `to_version` or to the latest earlier version it stood at, and
-    holds it there: publishers leave it until somebody moves it by hand.
+    """Points `channel` back, to `to_version` or to the latest earlier version it stood at and that
+    was not removed, and holds it there: publishers leave it until somebody moves it by hand.
 
     Earlier means a smaller number, so that a rollback repeated goes on backwards and never returns
     to what it left.
@@ -85,7 +86,7 @@ def rollback(
     """
     current = _existing(store, model, channel)
     # Decided once: a version published while this call retries must not become its target.
-    target = _earlier(current) if to_version is None else to_version
+    target = _earlier(store, current) if to_version is None else to_version
     for _ in range(_ATTEMPTS):
         try:
             return store.move_channel(
@@ -110,12 +111,12 @@ def _existing(store: Store, model: str, name: str) -> Channel:
     return current
 
 
-def _earlier(channel: Channel) -> int:
-    for move in reversed(channel.history):
-        if move.version < channel.version:
-            return move.version
+def _earlier(store: Store, channel: Channel) -> int:
+    earlier = rules.earlier_version(channel, set(store.versions(channel.model)))
+    if earlier is not None:
+        return earlier
     raise FailedPrecondition(
         "NO_EARLIER_VERSION",
         f"channel {channel.name!r} of model {channel.model!r} has stood at no version before "
-        f"{channel.version}",
+        f"{channel.version} that is still there",
     )

@@ -17,6 +17,7 @@ from model_store.records import (
     Channel,
     ChannelMove,
     DeltaStep,
+    Lease,
     Manifest,
     ModuleConfig,
     Probe,
@@ -93,6 +94,30 @@ def decode_channel(record: bytes, model: str, name: str) -> Channel:
     return Channel(
         model, name, message.version, message.revision, message.epoch, message.held, history
     )
+
+
+def encode_lease(lease: Lease) -> bytes:
+    """A Record envelope around the lease."""
+    return sealed(lease_message(lease))
+
+
+def decode_lease(record: bytes, what: str) -> Lease:
+    """The lease that `what` names. Raises DataLoss (LEASE_DAMAGED)."""
+    message = manifest_pb2.Lease()
+    unseal(record, message, "LEASE_DAMAGED", what)
+    return lease_of(message)
+
+
+def lease_message(lease: Lease) -> manifest_pb2.Lease:
+    """The lease as a message, for records that hold several."""
+    return manifest_pb2.Lease(
+        version=lease.version, holder=lease.holder, expire_time_ms=lease.expire_time_ms
+    )
+
+
+def lease_of(message: manifest_pb2.Lease) -> Lease:
+    """The lease that the message holds."""
+    return Lease(message.version, message.holder, message.expire_time_ms)
 
 
 def sealed(message: Any) -> bytes:

@@ -181,3 +181,36 @@ class Channel:
         if self.revision == seen.revision:
             return (self.version, self.epoch) == (seen.version, seen.epoch)
         return self.revision > seen.revision and self.epoch >= seen.epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A reader's word that it reads a version, kept by every collector until `expire_time_ms`.
+
+    `holder` is words for a person (host, process); one holder has one lease of a version.
+    """
+
+    version: int
+    holder: str
+    expire_time_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What became of versions that were to be removed.
+
+    `removed` ascends and leaves out those that were not there; `kept` has the reason, in words for
+    a person, by version.
+    """
+
+    removed: tuple[int, ...]
+    kept: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A stored blob; `use_time_ms` is when it was last put, or named by a version being made."""
+
+    digest: str
+    size_bytes: int
+    use_time_ms: int

@@ -12,15 +12,26 @@ from itertools import islice
 
 from chassis.errors import DataLoss, NotFound, Unavailable
 from chassis.failpoints import failpoint
-from model_store.digests import digest, hex_part, verified
+from model_store.digests import ALGORITHM, digest, hex_part, verified
+from model_store.records import Blob
 from model_store.redis_connection import RedisConnection
-from model_store.redis_scripts import COMMIT_BLOB, blob_key, chunk_key
+from model_store.redis_scripts import (
+    BLOBS,
+    COMMIT_BLOB,
+    DELETE_BLOB,
+    USE_BLOB,
+    blob_key,
+    chunk_key,
+)
 
 # A value may hold 512 MB, but one command then blocks the server and the socket for seconds.
 CHUNK_BYTES = 4 * 1024 * 1024
 
 # Chunks in flight: bounds what the client and the server buffer for one blob.
 _WINDOW = 4
+
+# Blobs listed by one command, which blocks the server meanwhile.
+_SCANNED = 500
 
 # Longer than any upload, so that only a killed publisher's chunks expire.
 _UNCOMMITTED_S = 24 * 3600
@@ -59,14 +70,42 @@ class RedisBlobs:
         # Of a blob in one chunk, join returns that chunk itself.
         return verified(b"".join(whole), name)
 
+    def entries(self) -> Iterator[Blob]:
+        cursor = 0
+        while True:
+            cursor, scored = self._connection.ask("ZSCAN", BLOBS, cursor, "COUNT", _SCANNED)
+            used = {member.decode(): int(score) for member, score in scored}
+            layouts = self._connection.ask_all([("GET", blob_key(digits)) for digits in used])
+            for (digits, used_ms), layout in zip(used.items(), layouts, strict=True):
+                if layout is not None:
+                    yield Blob(f"{ALGORITHM}:{digits}", _parsed(layout)[0], used_ms)
+            if not cursor:
+                return
+
+    def delete(self, name: str, unused_since_ms: int) -> bool:
+        digits = hex_part(name)
+        layout = self._connection.ask("GET", blob_key(digits))
+        chunks = [] if layout is None else _chunk_keys(name, *_parsed(layout))
+        failpoint("gc.before_blob")
+        word, *_ = self._connection.run(
+            DELETE_BLOB, [BLOBS, blob_key(digits), *chunks], (digits, unused_since_ms)
+        )
+        failpoint("gc.after_blob")
+        return layout is not None and bool(word == "OK")
+
     def _chunks(self, keys: Sequence[str]) -> list[bytes | None]:
         return self._connection.ask_all([("GET", key) for key in keys])
 
     def _is_whole(self, name: str, size_bytes: int) -> bool:
-        """Whether the blob exists with every byte in number; their content is not read back."""
-        layout = self._connection.ask("GET", blob_key(hex_part(name)))
-        if layout is None:
+        """Whether the blob exists with every byte in number; their content is not read back.
+
+        One that exists is used now.
+        """
+        digits = hex_part(name)
+        word, *details = self._connection.run(USE_BLOB, [blob_key(digits), BLOBS], (digits,))
+        if word == "ABSENT":
             return False
+        layout = details[0]
         keys = _chunk_keys(name, *_parsed(layout))
         lengths = self._connection.ask_all([("STRLEN", key) for key in keys])
         if sum(lengths) == size_bytes:
@@ -86,8 +125,10 @@ class RedisBlobs:
                 ]
             )
         failpoint("store.blob.before_commit")
-        layout = f"{len(view)} {CHUNK_BYTES}"
-        word, *_ = self._connection.run(COMMIT_BLOB, [blob_key(hex_part(name)), *keys], (layout,))
+        layout, digits = f"{len(view)} {CHUNK_BYTES}", hex_part(name)
+        word, *_ = self._connection.run(
+            COMMIT_BLOB, [BLOBS, blob_key(digits), *keys], (layout, digits)
+        )
         return bool(word == "OK")
 
 

@@ -7,7 +7,7 @@ Notifications only wake readers; what they then read is the truth.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from threading import Event
 from time import monotonic
@@ -15,6 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 from chassis.clock import wall_time_ms
+from chassis.errors import DataLoss, NotFound
 from chassis.failpoints import failpoint
 from chassis.names import checked_name
 from model_store import redis_scripts as scripts
@@ -26,7 +27,7 @@ from model_store.record_bytes import (
     encode_channel,
     encode_manifest,
 )
-from model_store.records import Channel, Manifest
+from model_store.records import Blob, Channel, Lease, Manifest, Removal
 from model_store.redis_blobs import RedisBlobs
 from model_store.redis_connection import RedisConnection
 from model_store.redis_scripts import model_key
@@ -55,6 +56,12 @@ class RedisStore(Store):
 
     def read_blob(self, digest: str) -> bytes:
         return self._blobs.read(digest)
+
+    def blobs(self) -> Iterator[Blob]:
+        return self._blobs.entries()
+
+    def delete_blob(self, digest: str, *, unused_since_ms: int) -> bool:
+        return self._blobs.delete(digest, unused_since_ms)
 
     def acquire_epoch(self, model: str, owner: str) -> int:
         rules.check_text(owner, what="owner")
@@ -98,6 +105,7 @@ class RedisStore(Store):
             [
                 *_model_keys(made.model, "state", "changes", "manifests", "commits"),
                 scripts.MODELS,
+                scripts.BLOBS,
                 *(scripts.blob_key(hex_part(name)) for name in made.digests()),
             ],
             (made.epoch, made.version, made.commit_id, encode_manifest(made), made.model),
@@ -107,7 +115,7 @@ class RedisStore(Store):
         key = model_key(checked_name(model, what="model"), "manifests")
         record = self._connection.ask("HGET", key, version)
         if record is None:
-            raise rules.version_not_found(model, version, self.versions(model))
+            raise self._not_found(model, version)
         return decode_manifest(record, model, version)
 
     def versions(self, model: str) -> list[int]:
@@ -155,9 +163,8 @@ class RedisStore(Store):
 
     def _try_move(self, move: rules.Move) -> Channel | None:
         """None where another writer moved the channel meanwhile; the rules then say so."""
-        existing = self.versions(move.model)
-        if move.version not in existing:
-            raise rules.version_not_found(move.model, move.version, existing)
+        if move.version not in self.versions(move.model):
+            raise self._not_found(move.model, move.version)
         record = self._channel_record(move.model, move.name)
         current = None if record is None else decode_channel(record, move.model, move.name)
         channel = rules.moved(current, move, self.epoch(move.model))
@@ -169,6 +176,73 @@ class RedisStore(Store):
         if word == "EPOCH":
             rules.check_epoch(move.epoch, int(details[0]), model=move.model)
         return channel if word == "OK" else None
+
+    def _not_found(self, model: str, version: int) -> NotFound:
+        return rules.version_not_found(
+            model, version, self.versions(model), self._counter(model, "last")
+        )
+
+    def lease(self, model: str, version: int, holder: str, ttl_s: float) -> Lease:
+        rules.check_lease(holder, ttl_s)
+        word, *details = self._connection.run(
+            scripts.LEASE_VERSION,
+            _model_keys(checked_name(model, what="model"), "manifests", "leases"),
+            (version, _lease_field(version, holder), round(ttl_s * 1000)),
+        )
+        if word == "VERSION":
+            raise self._not_found(model, version)
+        return Lease(version, holder, int(details[0]))
+
+    def release(self, model: str, version: int, holder: str) -> None:
+        key = model_key(checked_name(model, what="model"), "leases")
+        self._connection.ask("HDEL", key, _lease_field(version, holder))
+
+    def leases(self, model: str) -> list[Lease]:
+        keys = _model_keys(checked_name(model, what="model"), "leases")
+        _, *flat = self._connection.run(scripts.LIVE_LEASES, keys, ())
+        fields = (field.decode().partition(":") for field in flat[::2])
+        found = [
+            Lease(int(version), holder, int(ends))
+            for (version, _, holder), ends in zip(fields, flat[1::2], strict=True)
+        ]
+        return sorted(found, key=lambda lease: (lease.version, lease.holder))
+
+    def remove_versions(self, model: str, versions: Sequence[int]) -> Removal:
+        checked_name(model, what="model")
+        asked = set(versions) & set(self.versions(model))
+        # Ahead of the tries, which must be shorter than the time between two publications.
+        commits = {version: self._commit_of(model, version) for version in asked}
+        failpoint("gc.before_commit")
+        removal = None
+        while removal is None:
+            removal = self._try_remove(model, commits)
+        failpoint("gc.after_commit")
+        return removal
+
+    def _try_remove(self, model: str, commits: Mapping[int, str]) -> Removal | None:
+        """None where the model changed or was leased meanwhile."""
+        revision = self.revision(model)
+        existing = set(self.versions(model))
+        asked = commits.keys() & existing
+        if not asked:
+            return Removal((), {})
+        needed = rules.needed_versions(self.channels(model), self.leases(model), existing)
+        going = sorted(asked - needed.keys())
+        word, *_ = self._connection.run(
+            scripts.REMOVE_VERSIONS,
+            [*_model_keys(model, "state", "manifests", "commits", "leases"), scripts.MODELS],
+            (revision, model, *(part for one in going for part in (one, commits[one]))),
+        )
+        if word != "OK":
+            return None
+        return Removal(tuple(going), {v: needed[v] for v in sorted(asked - {*going})})
+
+    def _commit_of(self, model: str, version: int) -> str:
+        """Of a version whose manifest is damaged no commit is known; it counts no more anyway."""
+        try:
+            return self.manifest(model, version).commit_id
+        except (DataLoss, NotFound):
+            return ""
 
     def revision(self, model: str) -> int:
         return self._counter(model, "revision")
@@ -197,3 +271,7 @@ class RedisStore(Store):
 
 def _model_keys(model: str, *parts: str) -> list[str]:
     return [model_key(model, part) for part in parts]
+
+
+def _lease_field(version: int, holder: str) -> str:
+    return f"{version}:{holder}"

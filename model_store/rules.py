@@ -7,7 +7,7 @@ and write one step (a lock, a script) is each store's part.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -15,12 +15,13 @@ from chassis.errors import Aborted, FailedPrecondition, InvalidArgument, NotFoun
 from chassis.names import checked_name
 from chassis.tensors import ELEMENT_BYTES, element_count
 from model_store.digests import checked_digest
-from model_store.records import Channel, ChannelMove, Manifest, Probe, TensorEntry
+from model_store.records import Channel, ChannelMove, Lease, Manifest, Probe, TensorEntry
 
 HISTORY_MOVES = 32
 MAX_TEXT = 512
 # A reader without any version takes them all; a publisher makes far fewer.
 MAX_DELTAS = 64
+MAX_TTL_S = 24 * 3600
 _INT64_MAX = 2**63 - 1
 
 
@@ -171,17 +172,61 @@ def check_blobs(missing: Collection[str]) -> None:
         )
 
 
-def version_not_found(model: str, version: int, existing: Sequence[int]) -> NotFound:
-    """The error for a version that does not exist; `existing` ascends."""
+def version_not_found(model: str, version: int, existing: Sequence[int], newest: int) -> NotFound:
+    """The error for a version that does not exist; `existing` ascends, `newest` may be removed."""
     if not existing:
-        known = "it has none yet"
+        known = "all were removed" if newest else "it has none yet"
     elif existing[-1] - existing[0] + 1 == len(existing):
         known = f"versions {existing[0]} to {existing[-1]} exist"
     else:
         known = "the newest are " + ", ".join(str(number) for number in existing[-8:])
-    return NotFound(
-        "VERSION_NOT_FOUND", f"model {model!r} has no version {version}: {known}", field="version"
-    )
+    absent = f"model {model!r} has no version {version}"
+    if 1 <= version <= newest:
+        # Numbers are handed out one after another, so this one was a version.
+        absent = f"version {version} of model {model!r} was removed"
+    return NotFound("VERSION_NOT_FOUND", f"{absent}: {known}", field="version")
+
+
+def check_lease(holder: str, ttl_s: float) -> None:
+    """Refuses a lease that is wrong whatever is stored.
+
+    Raises InvalidArgument (BAD_TEXT, BAD_TTL).
+    """
+    check_text(holder, what="holder")
+    if not 0 < ttl_s <= MAX_TTL_S:
+        raise InvalidArgument(
+            "BAD_TTL", f"a lease lasts up to {MAX_TTL_S} seconds, not {ttl_s}", field="ttl_s"
+        )
+
+
+def living(leases: Iterable[Lease], now_ms: int) -> list[Lease]:
+    """The leases that have not expired, sorted by version and holder."""
+    found = (lease for lease in leases if lease.expire_time_ms > now_ms)
+    return sorted(found, key=lambda lease: (lease.version, lease.holder))
+
+
+def earlier_version(channel: Channel, existing: Collection[int]) -> int | None:
+    """Where a rollback goes: the latest version of the history that is smaller and still exists."""
+    for move in reversed(channel.history):
+        if move.version < channel.version and move.version in existing:
+            return move.version
+    return None
+
+
+def needed_versions(
+    channels: Sequence[Channel], leases: Iterable[Lease], existing: Collection[int]
+) -> dict[int, str]:
+    """The versions that may not be removed, each with the reason."""
+    needed: dict[int, str] = {}
+    for lease in leases:
+        needed[lease.version] = f"leased by {lease.holder}"
+    for channel in channels:
+        earlier = earlier_version(channel, existing)
+        if earlier is not None:
+            needed[earlier] = f"a rollback of channel {channel.name} would reach it"
+    for channel in channels:
+        needed[channel.version] = f"channel {channel.name} points to it"
+    return needed
 
 
 def check_move(move: Move) -> None:

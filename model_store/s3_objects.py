@@ -7,7 +7,7 @@ client: environment, web identity, container or instance role.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +19,7 @@ from obstore.store import S3Store as Bucket
 
 from chassis.errors import FailedPrecondition, HeadraceError, ResourceExhausted, Unavailable
 from model_store.s3_location import S3Location
+from model_store.side_by_side import side_by_side
 
 CONNECT_TIMEOUT_S = 3
 # For the answer to one request, which moves at most CHUNK_BYTES.
@@ -28,6 +29,8 @@ CHUNK_BYTES = 16 * 1024 * 1024
 CONCURRENCY = 8
 _RETRIES = 2
 _CONDITIONS = "conditions"
+# As many as a server lists in one answer.
+_PAGE = 1000
 
 _R = TypeVar("_R")
 
@@ -50,6 +53,15 @@ class S3Object:
 
     content: bytes
     tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class S3Entry:
+    """An object seen from outside: path, size in bytes, when it was put, in milliseconds."""
+
+    path: str
+    size_bytes: int
+    put_time_ms: int
 
 
 class S3Objects:
@@ -84,16 +96,21 @@ class S3Objects:
             return None
         return S3Object(b"", "") if result is None else S3Object(*result)
 
-    def size(self, path: str) -> int | None:
-        """The object's size in bytes; None where there is none."""
+    def entry(self, path: str) -> S3Entry | None:
+        """The object without its bytes; None where there is none."""
         meta = self._absent_is_none(lambda: obstore.head(self._bucket, path))
-        return None if meta is None else int(meta["size"])
+        return None if meta is None else _entry(meta)
 
     def absent(self, paths: Collection[str]) -> set[str]:
         """Those of `paths` where no object is."""
-        with ThreadPoolExecutor(CONCURRENCY) as threads:
-            sizes = threads.map(self.size, paths)
-            return {path for path, size in zip(paths, sizes, strict=True) if size is None}
+        entries = side_by_side(self.entry, paths, CONCURRENCY)
+        return {path for path, entry in zip(paths, entries, strict=True) if entry is None}
+
+    def entries(self, path: str) -> Iterator[S3Entry]:
+        """Every object below `path`, in no order."""
+        pages = iter(obstore.list(self._bucket, path, chunk_size=_PAGE))
+        while page := self._asked(lambda: next(pages, None)):
+            yield from map(_entry, page)
 
     def put(self, path: str, content: bytes | memoryview) -> None:
         """Puts or replaces the object; it appears whole, and is durable on return."""
@@ -119,6 +136,17 @@ class S3Objects:
         except _LOST_RACES:
             return False
         return True
+
+    def delete(self, path: str) -> None:
+        """Deletes the object if there is one."""
+        self._absent_is_none(lambda: obstore.delete(self._bucket, path))
+
+    def names(self, path: str) -> list[str]:
+        """Names of the objects right below `path`, sorted."""
+        result = self._asked(lambda: obstore.list_with_delimiter(self._bucket, path))
+        paths = [str(meta["path"]) for meta in result["objects"]]
+        # Some servers list an emptied folder itself.
+        return sorted(found.rpartition("/")[2] for found in paths if found.startswith(f"{path}/"))
 
     def folders(self, path: str) -> list[str]:
         """Names of what lies below `path`, sorted."""
@@ -202,6 +230,11 @@ class S3Objects:
             "STORE_UNAVAILABLE",
             f"the S3 model store in bucket {bucket} does not answer as it should",
         )
+
+
+def _entry(meta: Any) -> S3Entry:
+    put_time_ms = round(meta["last_modified"].timestamp() * 1000)
+    return S3Entry(str(meta["path"]), int(meta["size"]), put_time_ms)
 
 
 def _bucket(location: S3Location) -> Bucket:

@@ -12,11 +12,11 @@ model's or a channel's name raises InvalidArgument (BAD_NAME) on a malformed one
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
-from model_store.records import Channel, Manifest
+from model_store.records import Blob, Channel, Lease, Manifest, Removal
 
 
 class Store(ABC):
@@ -32,18 +32,34 @@ class Store(ABC):
         """Stores the bytes of a C-contiguous buffer and returns their digest.
 
         Idempotent; durable when it returns; never visible in part. A stored blob of that digest
-        that is found damaged is replaced.
+        that is found damaged is replaced. Putting a blob again makes its `use_time_ms` now.
         """
 
     @abstractmethod
     def missing_blobs(self, digests: Sequence[str]) -> set[str]:
-        """Those of `digests` that are not stored. Raises InvalidArgument (BAD_DIGEST)."""
+        """Those of `digests` that are not stored. Raises InvalidArgument (BAD_DIGEST).
+
+        Only a look: a blob that is there may be collected until `create_version` names it.
+        """
 
     @abstractmethod
     def read_blob(self, digest: str) -> bytes:
         """The bytes, verified against their digest.
 
         Raises NotFound (BLOB_NOT_FOUND), DataLoss (DIGEST_MISMATCH), InvalidArgument (BAD_DIGEST).
+        """
+
+    @abstractmethod
+    def blobs(self) -> Iterator[Blob]:
+        """Every blob that is there all the while, in no order, once or more."""
+
+    @abstractmethod
+    def delete_blob(self, digest: str, *, unused_since_ms: int) -> bool:
+        """Deletes the blob if its `use_time_ms` is before that moment; whether it did.
+
+        False too where there is none. Against `create_version`, which sets that time and looks
+        whether the blob is there, this is one step: either the blob stays, or MISSING_BLOBS.
+        Raises InvalidArgument (BAD_DIGEST).
         """
 
     @abstractmethod
@@ -62,9 +78,10 @@ class Store(ABC):
     def create_version(self, manifest: Manifest) -> Manifest:
         """Makes `manifest`, whose version must be 0, the model's next version, and returns it.
 
-        Assigns the version (the newest plus one), and `create_time_ms` and `commit_id` where they
-        are unset. Repeating a commit_id returns the version it made, so an error whose outcome is
-        unknown is repeated with the same one. Durable when it returns.
+        Assigns the version (one more than any before, removed ones too), and `create_time_ms` and
+        `commit_id` where they are unset. Repeating a commit_id returns the version it made, as
+        long as that is there, so an error whose outcome is unknown is repeated with the same one.
+        The `use_time_ms` of every blob it names becomes now. Durable when it returns.
         Raises InvalidArgument (BAD_MANIFEST, BAD_DIGEST, BAD_SHAPE, BAD_TEXT), FailedPrecondition
         (STALE_EPOCH, UNKNOWN_EPOCH, MISSING_BLOBS), DataLoss (MANIFEST_DAMAGED) where the commit
         made a version that can no longer be read.
@@ -74,12 +91,43 @@ class Store(ABC):
     def manifest(self, model: str, version: int) -> Manifest:
         """The record of a version.
 
-        Raises NotFound (VERSION_NOT_FOUND), DataLoss (MANIFEST_DAMAGED).
+        Raises NotFound (VERSION_NOT_FOUND), whose sentence says where it was removed, DataLoss
+        (MANIFEST_DAMAGED).
         """
 
     @abstractmethod
     def versions(self, model: str) -> list[int]:
-        """Every version, ascending; empty for an unknown model."""
+        """Every version that was not removed, ascending; empty for an unknown model."""
+
+    @abstractmethod
+    def lease(self, model: str, version: int, holder: str, ttl_s: float) -> Lease:
+        """Keeps the version from being removed for `ttl_s` (at most a day); repeat it to renew.
+
+        A reader leases first and reads then: from this call's return on no `remove_versions` takes
+        the version. Time is the server's in Redis; elsewhere the clocks of reader and collector
+        must agree to less than what is left of the ttl at its renewal.
+        Raises InvalidArgument (BAD_TEXT, BAD_TTL), NotFound (VERSION_NOT_FOUND), DataLoss
+        (LEASE_DAMAGED).
+        """
+
+    @abstractmethod
+    def release(self, model: str, version: int, holder: str) -> None:
+        """Ends the holder's lease of the version; nothing where it has none."""
+
+    @abstractmethod
+    def leases(self, model: str) -> list[Lease]:
+        """Those that live, sorted by version and holder. Raises DataLoss (LEASE_DAMAGED)."""
+
+    @abstractmethod
+    def remove_versions(self, model: str, versions: Sequence[int]) -> Removal:
+        """Removes those of `versions` that nobody needs, for good: their numbers stay taken.
+
+        Kept are versions that a channel points to, the one that its next rollback would reach, and
+        leased ones; reading these and removing are one step. A removed version's blobs stay;
+        its commit is forgotten; the revision does not change. Also deletes what earlier removals
+        that were killed left behind, and makes every `create_version` that began before it begin
+        again. Raises DataLoss (CHANNEL_DAMAGED, LEASE_DAMAGED): it never guesses.
+        """
 
     @abstractmethod
     def models(self) -> list[str]:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from examples.digits import Digits
+from headrace.model import load_model
 from headrace.weights import State
 
 DIGITS_ROWS = 32
@@ -96,7 +96,7 @@ Learner = tuple[Callable[[], None], nn.Module]
 
 
 def _digits(run: Run) -> Learner:
-    model = Digits()
+    model = load_model("examples.digits:Digits")
     module = model.build()
     optimizer = model.optimizer(module)
     dataset = model.dataset()

@@ -12,7 +12,18 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli import access, channels, load, predict, services, status, train, up, versions
+from headrace.cli import (
+    access,
+    channels,
+    load,
+    predict,
+    services,
+    status,
+    train,
+    up,
+    upkeep,
+    versions,
+)
 
 app = typer.Typer(
     name="headrace",
@@ -26,6 +37,7 @@ up.register(app)
 services.register(app)
 versions.register(app)
 channels.register(app)
+upkeep.register(app)
 predict.register(app)
 load.register(app)
 status.register(app)

@@ -1,4 +1,4 @@
-"""`headrace versions list | show | export` and `headrace publish`."""
+"""`headrace versions list | show | export | remove` and `headrace publish`."""
 
 from __future__ import annotations
 
@@ -117,6 +117,35 @@ def _place(words: list[str]) -> tuple[int, str]:
     if len(words) > 2 or not version.isdecimal():
         raise typer.BadParameter(f"expected [N] DIRECTORY, got {' '.join(words)}")
     return int(version), directory
+
+
+@versions_app.command("remove")
+def remove_versions(
+    model: str,
+    versions: list[int],
+    store: StoreOption = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Remove versions for good, damaged ones too; their blobs go with `store gc`.
+
+    Kept, with code 1: what a channel points to or would roll back to, and what a replica holds.
+    """
+    opened_store = opened(store)
+    for version in set(versions) - set(opened_store.versions(model)):
+        # Says whether there ever was such a version.
+        opened_store.manifest(model, version)
+    removal = opened_store.remove_versions(model, versions)
+    rows: list[Row] = [
+        {
+            "version": version,
+            "removed": version not in removal.kept,
+            "why": removal.kept.get(version, ""),
+        }
+        for version in sorted({*removal.removed, *removal.kept})
+    ]
+    print_rows(rows, output, empty="nothing to remove")
+    if removal.kept:
+        raise typer.Exit(1)
 
 
 def publish(

@@ -10,8 +10,10 @@ import pytest
 
 from model_store import Store, open_store
 from model_store.publication import publish
+from model_store.redis_scripts import IDENTITY, model_key
 from tests.model_store.processes import WriterProcess
-from tests.model_store.samples import MODEL, assert_whole, stored
+from tests.model_store.raw import RawFiles, RawObjects, RawRedis, raw_of
+from tests.model_store.samples import MODEL, assert_readable, assert_whole, stored
 from tests.model_store.writer import Order
 from tests.s3_server import S3Server
 
@@ -55,6 +57,50 @@ IN_S3 = [
     ("store.line.after_commit@2", [1, 2], 2),
     ("publish.after_channel", [1, 2], 2),
 ]
+# Where the collector of all versions dies; the versions that are left then.
+COLLECTED_IN_FILES = [
+    ("gc.floor.before_fsync", [1, 2, 3, 4]),
+    ("gc.floor.before_link", [1, 2, 3, 4]),
+    ("gc.floor.after_link", [1, 2, 3, 4]),
+    ("gc.before_unlink", [1, 2, 3, 4]),
+    ("gc.after_unlink@1", [2, 3, 4]),
+    ("gc.after_unlink@4", []),
+    ("gc.after_remove", []),
+    ("gc.after_commit_name@1", []),
+    ("gc.after_commit_name@4", []),
+    ("gc.after_versions", []),
+    ("gc.before_blob@1", []),
+    ("gc.after_blob@1", []),
+    ("gc.after_blob@5", []),
+]
+COLLECTED_IN_REDIS = [
+    ("gc.before_commit", [1, 2, 3, 4]),
+    ("gc.after_commit", []),
+    ("gc.after_versions", []),
+    ("gc.before_blob@1", []),
+    ("gc.after_blob@1", []),
+    ("gc.after_blob@5", []),
+]
+COLLECTED_IN_S3 = [
+    ("store.line.before_commit", [1, 2, 3, 4]),
+    ("store.line.after_commit", []),
+    ("gc.after_commit_name@1", []),
+    ("gc.after_manifest@1", []),
+    ("gc.after_manifest@3", []),
+    ("gc.after_versions", []),
+    ("gc.before_blob@1", []),
+    ("gc.after_blob@1", []),
+    ("gc.after_blob@5", []),
+]
+COLLECTIONS = [
+    (kind, *case)
+    for kind, cases in (
+        ("file", COLLECTED_IN_FILES),
+        ("redis", COLLECTED_IN_REDIS),
+        ("s3", COLLECTED_IN_S3),
+    )
+    for case in cases
+]
 CASES = [
     (kind, *case)
     for kind, cases in (("file", IN_FILES), ("redis", IN_REDIS), ("s3", IN_S3))
@@ -64,7 +110,8 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def writer(s3_server: S3Server) -> Iterator[WriterProcess]:
-    # After the server, whose credentials it finds in its environment.
+    # After the server, whose credentials it inherits.
+    assert s3_server.endpoint
     with WriterProcess() as process:
         yield process
 
@@ -143,3 +190,48 @@ def test_a_publisher_killed_between_commit_and_version_made_nothing(
     again = publish(store, stored(store, 2, commit_id="step-2")).manifest
     assert (again.version, again.step) == (3, 2)
     assert publish(store, stored(store, 2, commit_id="step-2")).manifest == again
+
+
+@pytest.mark.parametrize(
+    ("store_url", "point", "versions"),
+    COLLECTIONS,
+    indirect=["store_url"],
+    ids=[f"{kind}-{point}" for kind, point, *_ in COLLECTIONS],
+)
+def test_a_killed_collector_is_taken_up_by_the_next(
+    store: Store, store_url: str, writer: WriterProcess, point: str, versions: list[int]
+) -> None:
+    for step in range(1, 5):
+        store.create_version(stored(store, step, commit_id=f"step-{step}"))
+    seen = store.revision(MODEL)
+    order = Order(store_url, first=0, count=0, collect=True, armed=killing(point))
+    assert writer.run(order) == -signal.SIGKILL
+    assert assert_readable(store) == versions
+    assert store.revision(MODEL) == seen
+    # Whatever it left half done is done by the next, in another process.
+    assert writer.run(Order(store_url, first=0, count=0, collect=True)) == 0
+    assert (store.models(), list(store.blobs())) == ([], [])
+    # A commit that was removed makes a version again, under a number of its own.
+    assert store.create_version(stored(store, 2, commit_id="step-2")).version == 5
+    assert store.revision(MODEL) == seen + 1
+    # Names that say nothing go with the model's next collection.
+    assert writer.run(Order(store_url, first=0, count=0, collect=True)) == 0
+    assert (list(store.blobs()), leftovers(store_url)) == ([], [])
+
+
+def leftovers(url: str) -> list[str]:
+    """Names in the store that only versions have."""
+    raw = raw_of(url)
+    if isinstance(raw, RawFiles):
+        model = raw.root / "models" / MODEL
+        return [path.name for part in ("versions", "commits") for path in (model / part).iterdir()]
+    if isinstance(raw, RawObjects):
+        return [
+            name
+            for part in ("versions", "commits")
+            for name in raw.objects.names(f"models/{MODEL}/{part}")
+        ]
+    assert isinstance(raw, RawRedis)
+    kept = {model_key(MODEL, part) for part in ("state", "changes")} | {IDENTITY}
+    keys = {key.decode() for key in raw.client.scan_iter()}
+    return sorted(keys - kept)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from os import kill, urandom
 from pathlib import Path
+from unittest.mock import ANY
 from uuid import uuid4
 
 import pytest
@@ -20,7 +21,7 @@ from model_store.line_bytes import decode_line
 from model_store.publication import publish
 from model_store.s3_line import S3Line
 from model_store.s3_location import S3Location
-from model_store.s3_objects import S3Objects
+from model_store.s3_objects import S3Entry, S3Objects
 from tests.model_store.raw import RawObjects
 from tests.model_store.samples import MODEL, assert_whole, made, stored, weights
 from tests.s3_server import S3Server
@@ -56,7 +57,7 @@ def test_objects_of_every_number_of_parts_come_back(
     monkeypatch.setattr(s3_objects, "CHUNK_BYTES", 100)
     found = objects.read("x")
     assert found is not None
-    assert (found.content, objects.size("x")) == (content, size)
+    assert (found.content, objects.entry("x")) == (content, S3Entry("x", size, ANY))
 
 
 def test_a_blob_of_several_upload_parts_comes_back(store: Store) -> None:
@@ -79,7 +80,7 @@ def test_a_conditional_write_needs_the_tag_of_what_is_there(objects: S3Objects) 
 
 def test_what_is_not_there(objects: S3Objects) -> None:
     assert objects.read("nothing") is None
-    assert objects.size("nothing") is None
+    assert objects.entry("nothing") is None
     gone = objects.read_if_changed("nothing", '"tag"')
     assert gone is not None
     assert gone.tag == ""
@@ -94,8 +95,8 @@ def test_a_manifest_moves_out_of_the_line_when_the_next_version_is_made(
     for step in (1, 2, 3):
         made(store, step)
     assert raw.state().newest == 3
-    assert raw.objects.size(raw.path("manifest", 2)) is not None
-    assert raw.objects.size(raw.path("manifest", 3)) is None
+    assert raw.objects.entry(raw.path("manifest", 2)) is not None
+    assert raw.objects.entry(raw.path("manifest", 3)) is None
     assert assert_whole(store) == [1, 2, 3]
 
 

@@ -15,6 +15,7 @@ import redis
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from chassis.clock import wall_time_ms
 from chassis.errors import HeadraceError
 from model_store import Store, open_store
 from model_store.digests import digest
@@ -24,6 +25,7 @@ from tests.s3_server import S3Server
 MODELS = st.sampled_from(["a", "b"])
 CHANNELS = st.sampled_from(["stable", "canary"])
 STEPS = st.integers(0, 3)
+HOLDERS = st.sampled_from(["one", "other:1"])
 # An epoch as a distance from the newest: the newest itself, an older one, one never handed out.
 EPOCHS = st.sampled_from(["none", "newest", "older", "unknown"])
 
@@ -44,6 +46,8 @@ class Known:
 
     epoch: int = 0
     steps: list[int] = field(default_factory=list)
+    removed: set[int] = field(default_factory=set)
+    leases: set[tuple[int, str]] = field(default_factory=set)
     commits: dict[str, int] = field(default_factory=dict)
     channels: dict[str, Pointer] = field(default_factory=dict)
     changes: int = 0
@@ -55,6 +59,17 @@ class Known:
             "older": max(0, self.epoch - 1),
             "unknown": self.epoch + 1,
         }[choice]
+
+    def versions(self) -> list[int]:
+        return [v for v in range(1, len(self.steps) + 1) if v not in self.removed]
+
+    def needed(self) -> set[int]:
+        needed = {version for version, _ in self.leases}
+        for pointer in self.channels.values():
+            past = pointer.past[-32:]
+            earlier = [v for v in past if v < pointer.version and v not in self.removed]
+            needed |= {pointer.version, *earlier[-1:]}
+        return needed
 
     def fence(self, epoch: int) -> str:
         if 0 < epoch < self.epoch:
@@ -106,7 +121,7 @@ class Machine(RuleBasedStateMachine):
         epoch = known.epoch_as(choice)
         manifest = unstored(step, model=model, epoch=epoch, commit_id=commit_id)
         got = self.outcome(lambda: self.store.create_version(manifest).version)
-        if commit_id in known.commits:
+        if known.commits.get(commit_id) in known.versions():
             assert got == known.commits[commit_id]
         elif known.fence(epoch):
             assert got == known.fence(epoch)
@@ -147,7 +162,7 @@ class Machine(RuleBasedStateMachine):
                 ).revision
             )
         )
-        if not 1 <= version <= len(known.steps):
+        if version not in known.versions():
             assert got == "VERSION_NOT_FOUND"
         elif known.fence(epoch):
             assert got == known.fence(epoch)
@@ -159,21 +174,66 @@ class Machine(RuleBasedStateMachine):
             known.channels[name] = Pointer(version, epoch or pointer.epoch, held, past)
             known.changes += 1
 
+    @rule(model=MODELS, version=st.integers(0, 4), holder=HOLDERS)
+    def lease(self, model: str, version: int, holder: str) -> None:
+        known = self.known[model]
+        got = self.outcome(lambda: self.store.lease(model, version, holder, 3600).version)
+        if version in known.versions():
+            known.leases.add((version, holder))
+            assert got == version
+        else:
+            assert got == "VERSION_NOT_FOUND"
+
+    @rule(model=MODELS, version=st.integers(0, 4), holder=HOLDERS)
+    def release(self, model: str, version: int, holder: str) -> None:
+        self.store.release(model, version, holder)
+        self.known[model].leases.discard((version, holder))
+
+    @rule(model=MODELS, versions=st.sets(st.integers(0, 5)))
+    def remove_versions(self, model: str, versions: set[int]) -> None:
+        known = self.known[model]
+        asked = versions & set(known.versions())
+        needed = known.needed()
+        removal = self.store.remove_versions(model, sorted(versions))
+        assert removal.removed == tuple(sorted(asked - needed))
+        assert set(removal.kept) == asked & needed
+        known.removed |= asked - needed
+
+    @rule(step=STEPS, unused=st.booleans())
+    def delete_blob(self, step: int, unused: bool) -> None:
+        name = digest(weights(step))
+        hour_ms = 3_600_000 if unused else -3_600_000
+        named = {
+            digest(weights(known.steps[version - 1]))
+            for known in self.known.values()
+            for version in known.versions()
+        }
+        if name in named:
+            # What a collector leaves alone.
+            return
+        deleted = self.store.delete_blob(name, unused_since_ms=wall_time_ms() + hour_ms)
+        assert deleted == (unused and name in self.blobs)
+        if deleted:
+            self.blobs.discard(name)
+
     @invariant()
     def blobs_agree(self) -> None:
         contents = {digest(content): content for content in (PROGRAM, PROBE, weights(0))}
         assert self.store.missing_blobs(list(contents)) == set(contents) - self.blobs
         for name in self.blobs & set(contents):
             assert self.store.read_blob(name) == contents[name]
+        assert {blob.digest for blob in self.store.blobs()} == self.blobs
 
     @invariant()
     def versions_agree(self) -> None:
-        assert self.store.models() == [model for model in "ab" if self.known[model].steps]
+        assert self.store.models() == [model for model in "ab" if self.known[model].versions()]
         for model, known in self.known.items():
             assert self.store.epoch(model) == known.epoch
-            assert self.store.versions(model) == list(range(1, len(known.steps) + 1))
-            for version, step in enumerate(known.steps, start=1):
-                assert self.store.manifest(model, version).step == step
+            assert self.store.versions(model) == known.versions()
+            for version in known.versions():
+                assert self.store.manifest(model, version).step == known.steps[version - 1]
+            held = [(lease.version, lease.holder) for lease in self.store.leases(model)]
+            assert held == sorted(known.leases)
 
     @invariant()
     def channels_agree(self) -> None:

@@ -14,12 +14,14 @@ from dataclasses import asdict, dataclass
 from chassis import failpoints
 from model_store import open_store
 from model_store.publication import publish
+from tests.model_store.collecting import collected
 from tests.model_store.samples import stored
 
 
 @dataclass(frozen=True)
 class Order:
-    """Publish, or only create, `count` versions of the steps from `first` on.
+    """Publish, or only create, `count` versions of the steps from `first` on; then, with
+    `collect`, collect all that no channel needs.
 
     `armed` are the failpoints armed before it begins.
     """
@@ -28,6 +30,7 @@ class Order:
     first: int
     count: int = 1
     publish: bool = True
+    collect: bool = False
     armed: str = ""
 
     def line(self) -> str:
@@ -43,6 +46,8 @@ def write(order: Order) -> None:
                 publish(store, manifest)
             else:
                 store.create_version(manifest)
+        if order.collect:
+            collected(store, keep=0)
 
 
 def forked(order: Order) -> int:

@@ -200,6 +200,16 @@ class Channel(_message.Message):
     history: _containers.RepeatedCompositeFieldContainer[ChannelMove]
     def __init__(self, model: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[int] = ..., revision: _Optional[int] = ..., epoch: _Optional[int] = ..., held: _Optional[bool] = ..., history: _Optional[_Iterable[_Union[ChannelMove, _Mapping]]] = ...) -> None: ...
 
+class Lease(_message.Message):
+    __slots__ = ("version", "holder", "expire_time_ms")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    holder: str
+    expire_time_ms: int
+    def __init__(self, version: _Optional[int] = ..., holder: _Optional[str] = ..., expire_time_ms: _Optional[int] = ...) -> None: ...
+
 class Record(_message.Message):
     __slots__ = ("payload", "digest")
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
@@ -209,7 +219,7 @@ class Record(_message.Message):
     def __init__(self, payload: _Optional[bytes] = ..., digest: _Optional[str] = ...) -> None: ...
 
 class Line(_message.Message):
-    __slots__ = ("epoch", "owner", "newest", "manifest", "commit_id", "channels", "revision", "write_id")
+    __slots__ = ("epoch", "owner", "newest", "manifest", "commit_id", "channels", "revision", "write_id", "gaps", "leases", "collections")
     class Pointer(_message.Message):
         __slots__ = ("name", "record")
         NAME_FIELD_NUMBER: _ClassVar[int]
@@ -217,6 +227,13 @@ class Line(_message.Message):
         name: str
         record: bytes
         def __init__(self, name: _Optional[str] = ..., record: _Optional[bytes] = ...) -> None: ...
+    class Gap(_message.Message):
+        __slots__ = ("first", "last")
+        FIRST_FIELD_NUMBER: _ClassVar[int]
+        LAST_FIELD_NUMBER: _ClassVar[int]
+        first: int
+        last: int
+        def __init__(self, first: _Optional[int] = ..., last: _Optional[int] = ...) -> None: ...
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     NEWEST_FIELD_NUMBER: _ClassVar[int]
@@ -225,6 +242,9 @@ class Line(_message.Message):
     CHANNELS_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     WRITE_ID_FIELD_NUMBER: _ClassVar[int]
+    GAPS_FIELD_NUMBER: _ClassVar[int]
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    COLLECTIONS_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     owner: str
     newest: int
@@ -233,4 +253,7 @@ class Line(_message.Message):
     channels: _containers.RepeatedCompositeFieldContainer[Line.Pointer]
     revision: int
     write_id: str
-    def __init__(self, epoch: _Optional[int] = ..., owner: _Optional[str] = ..., newest: _Optional[int] = ..., manifest: _Optional[bytes] = ..., commit_id: _Optional[str] = ..., channels: _Optional[_Iterable[_Union[Line.Pointer, _Mapping]]] = ..., revision: _Optional[int] = ..., write_id: _Optional[str] = ...) -> None: ...
+    gaps: _containers.RepeatedCompositeFieldContainer[Line.Gap]
+    leases: _containers.RepeatedCompositeFieldContainer[Lease]
+    collections: int
+    def __init__(self, epoch: _Optional[int] = ..., owner: _Optional[str] = ..., newest: _Optional[int] = ..., manifest: _Optional[bytes] = ..., commit_id: _Optional[str] = ..., channels: _Optional[_Iterable[_Union[Line.Pointer, _Mapping]]] = ..., revision: _Optional[int] = ..., write_id: _Optional[str] = ..., gaps: _Optional[_Iterable[_Union[Line.Gap, _Mapping]]] = ..., leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., collections: _Optional[int] = ...) -> None: ...
