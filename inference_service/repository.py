@@ -29,6 +29,7 @@ from inference_service.following import Following
 from inference_service.served import Directive, LoadFailure, ServedModel
 from inference_service.settings import DEFAULT_CHANNEL, Followed, ReplicaSettings
 from inference_service.stored import StoredVersions, Target
+from inference_service.trust import Trust
 from model_store.store import Store
 
 log = logger(__name__)
@@ -63,6 +64,7 @@ class Repository:
         self._settings = settings
         self._store = store
         self._architecture = architecture
+        self._trust = Trust(settings.trusted_keys)
         self._on_change = on_change
         self._stored = StoredVersions(store)
         self._configured = {item.model: item.channel for item in settings.followed()}
@@ -159,6 +161,7 @@ class Repository:
             self._store,
             self._architecture,
             self._settings,
+            self._trust,
             on_first_flip=on_first_flip,
         )
 

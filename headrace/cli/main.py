@@ -12,7 +12,18 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli import access, channels, load, predict, services, status, train, up, versions
+from headrace.cli import (
+    access,
+    channels,
+    keys,
+    load,
+    predict,
+    services,
+    status,
+    train,
+    up,
+    versions,
+)
 
 app = typer.Typer(
     name="headrace",
@@ -31,6 +42,7 @@ load.register(app)
 status.register(app)
 train.register(app)
 access.register(app)
+keys.register(app)
 
 
 def _print_version(wanted: bool) -> None:

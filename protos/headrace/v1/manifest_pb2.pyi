@@ -115,8 +115,16 @@ class ModuleConfig(_message.Message):
     size_bytes: int
     def __init__(self, digest: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
+class SignedBy(_message.Message):
+    __slots__ = ("key_id", "signature")
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    key_id: str
+    signature: bytes
+    def __init__(self, key_id: _Optional[str] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
 class Manifest(_message.Message):
-    __slots__ = ("model", "version", "epoch", "parent", "step", "metrics", "create_time_ms", "program", "signature", "tensors", "probe", "producer", "commit_id", "config")
+    __slots__ = ("model", "version", "epoch", "parent", "step", "metrics", "create_time_ms", "program", "signature", "tensors", "probe", "producer", "commit_id", "config", "signed_by")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -138,6 +146,7 @@ class Manifest(_message.Message):
     PRODUCER_FIELD_NUMBER: _ClassVar[int]
     COMMIT_ID_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
+    SIGNED_BY_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     epoch: int
@@ -152,7 +161,8 @@ class Manifest(_message.Message):
     producer: str
     commit_id: str
     config: ModuleConfig
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., epoch: _Optional[int] = ..., parent: _Optional[int] = ..., step: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., create_time_ms: _Optional[int] = ..., program: _Optional[_Union[Program, _Mapping]] = ..., signature: _Optional[_Union[Signature, _Mapping]] = ..., tensors: _Optional[_Iterable[_Union[TensorEntry, _Mapping]]] = ..., probe: _Optional[_Union[Probe, _Mapping]] = ..., producer: _Optional[str] = ..., commit_id: _Optional[str] = ..., config: _Optional[_Union[ModuleConfig, _Mapping]] = ...) -> None: ...
+    signed_by: SignedBy
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., epoch: _Optional[int] = ..., parent: _Optional[int] = ..., step: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., create_time_ms: _Optional[int] = ..., program: _Optional[_Union[Program, _Mapping]] = ..., signature: _Optional[_Union[Signature, _Mapping]] = ..., tensors: _Optional[_Iterable[_Union[TensorEntry, _Mapping]]] = ..., probe: _Optional[_Union[Probe, _Mapping]] = ..., producer: _Optional[str] = ..., commit_id: _Optional[str] = ..., config: _Optional[_Union[ModuleConfig, _Mapping]] = ..., signed_by: _Optional[_Union[SignedBy, _Mapping]] = ...) -> None: ...
 
 class ChannelMove(_message.Message):
     __slots__ = ("version", "revision", "move_time_ms", "reason")
