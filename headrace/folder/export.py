@@ -114,9 +114,14 @@ def _write_tensors(path: Path, store: Store, entries: Sequence[TensorEntry]) -> 
     with path.open("xb") as file:
         file.write(layout.header(entries))
         for entry in entries:
-            file.write(store.read_blob(entry.digest))
+            file.write(_content(store, entry))
         file.flush()
         os.fsync(file.fileno())
+
+
+def _content(store: Store, entry: TensorEntry) -> bytes:
+    """A tensor's bytes, verified."""
+    return store.read_blob(entry.digest)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
