@@ -108,12 +108,12 @@ def from_stored(store: Store, name: str, module: nn.Module, state: State) -> Int
     """
     versions = store.versions(name)
     if not versions:
-        raise _no_signature(f"model {name!r} has no stored version to take its signature from")
+        raise no_signature(f"model {name!r} has no stored version to take its signature from")
     manifest = store.manifest(name, versions[-1])
     table = tuple((entry.name, entry.datatype, entry.shape) for entry in manifest.tensors)
     different = _first_difference(table, table_of(state))
     if different:
-        raise _no_signature(f"version {versions[-1]} of {name!r} has other tensors: {different}")
+        raise no_signature(f"version {versions[-1]} of {name!r} has other tensors: {different}")
     golden = _stored_golden(store, manifest)
     if manifest.program.kind is ProgramKind.EXPORTED:
         content = store.read_blob(manifest.program.digest)
@@ -137,7 +137,7 @@ def _check_program(
     ours = outputs_in_order(run(module, golden), manifest.signature)
     for spec, one, other in zip(manifest.signature.results, ours, theirs, strict=True):
         if not close(one, other, absolute, relative):
-            raise _no_signature(
+            raise no_signature(
                 f"output {spec.name!r} differs from what the program of version "
                 f"{manifest.version} of {manifest.model!r} computes with the same weights"
             )
@@ -152,7 +152,8 @@ def no_import_path() -> InvalidArgument:
     )
 
 
-def _no_signature(why: str) -> InvalidArgument:
+def no_signature(why: str) -> InvalidArgument:
+    """Why it is not known what a module takes and gives, and what to pass."""
     return InvalidArgument(
         "NO_SIGNATURE",
         f"{why}; pass example_inputs=, or inputs= and outputs=, or a headrace.Model",

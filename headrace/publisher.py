@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from os import getpid
+from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 from uuid import uuid4
@@ -77,12 +78,14 @@ class Publisher:
     `epoch` is a fencing token from `Store.acquire_epoch`; None acquires one at the first
     publication, which fences every earlier publisher of the model; 0 publishes unfenced.
     `parent` is the version that this training published last; `producer` words for a person.
+    `signing_key` names the file of a private key (`headrace keys new`) that signs each version.
 
     `deltas` "auto" sends what changed since the version before where that is less, which pays where
     few bits change: weights in the dtype they are served in, not FP32 masters of a large step. It
     keeps one copy of the weights in memory; "off" keeps none and stores every version in full.
 
-    Raises InvalidArgument (BAD_STORE_URL, BAD_NAME, BAD_SPEC, BAD_SETTING, TWO_SIGNATURES).
+    Raises InvalidArgument (BAD_STORE_URL, BAD_NAME, BAD_SPEC, BAD_SETTING, BAD_KEY,
+    TWO_SIGNATURES), FailedPrecondition (NO_SIGNING).
     """
 
     def __init__(
@@ -99,10 +102,12 @@ class Publisher:
         parent: int = 0,
         producer: str = "",
         deltas: Literal["auto", "off"] = "auto",
+        signing_key: str | Path | None = None,
     ) -> None:
         if deltas not in ("auto", "off"):
             raise InvalidArgument("BAD_SETTING", f"deltas is {deltas!r}: expected 'auto' or 'off'")
         self._lineage = Lineage() if deltas == "auto" else None
+        self._sign = None if signing_key is None else _signer(signing_key)
         self._model = model if isinstance(model, Model) else None
         self.name = checked_name(model.name if isinstance(model, Model) else model, what="model")
         if self._model is not None:
@@ -204,6 +209,9 @@ class Publisher:
             )
         if self._example is not None:
             return interface.from_example(module, self._example, self._outputs, self._rows)
+        if self._sign is not None:
+            # Who writes the store could have a program of his own signed.
+            raise interface.no_signature("what is signed does not come from the store")
         return _retried(lambda: interface.from_stored(self.store, self.name, module, state))
 
     def _made_program(self, module: nn.Module, found: Interface) -> tuple[Program, bytes]:
@@ -305,7 +313,8 @@ class Publisher:
         for name in sorted(_retried(lambda: self.store.missing_blobs(planned.digests()))):
             _retried(partial(self.store.put_blob, sent[name]))
         failpoint("publish.after_blobs")
-        return _retried(lambda: commit(self.store, planned, channel=self.channel))
+        vouched = planned if self._sign is None else self._sign(planned)
+        return _retried(lambda: commit(self.store, vouched, channel=self.channel))
 
 
 def _retried(call: Callable[[], _Result]) -> _Result:
@@ -316,6 +325,14 @@ def _retried(call: Callable[[], _Result]) -> _Result:
             log.warning("the model store is unavailable", why=error.message, retry_in_s=delay_s)
             time.sleep(delay_s)
     return call()
+
+
+def _signer(path: str | Path) -> Callable[[Manifest], Manifest]:
+    # Here, so that whoever signs nothing needs no cryptography.
+    from model_store.signing import load_signing_key, signed
+
+    key = load_signing_key(path)
+    return lambda manifest: signed(manifest, key)
 
 
 def _config_record(content: bytes) -> ModuleConfig | None:

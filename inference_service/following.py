@@ -10,6 +10,7 @@ from inference_service.loader import Loader
 from inference_service.sequences import SequenceBounds
 from inference_service.served import ServedModel
 from inference_service.settings import Followed, ReplicaSettings
+from inference_service.trust import Trust
 from inference_service.watcher import Watcher
 from model_store.blobs import Blobs
 from model_store.store import Store
@@ -25,6 +26,7 @@ class Following:
         blobs: Blobs,
         architecture: Architecture,
         settings: ReplicaSettings,
+        trust: Trust,
         *,
         on_first_flip: Callable[[], None],
     ) -> None:
@@ -34,7 +36,12 @@ class Following:
         self.served = ServedModel(followed, on_first_flip, bounds)
         self._watcher = Watcher(store, self.served, poll_s=settings.poll_s)
         self._loader = Loader(
-            store, blobs, self.served, architecture, staging_bytes=settings.staging_bytes
+            store,
+            blobs,
+            self.served,
+            architecture,
+            staging_bytes=settings.staging_bytes,
+            trust=trust,
         )
 
     def start(self) -> None:

@@ -1,8 +1,9 @@
 """Brings a wanted version into the idle slot and flips to it; the order of a load stands here.
 
-manifest -> signature -> table of tensors -> fetch -> hold -> idle slot -> fill -> verify -> finite
--> warm-up -> probe -> flip. All that can be refused without touching a slot is refused first. A
-failed load changes nothing that serves. Blocking: it owns a thread, the event loop never waits.
+manifest -> trust -> signature -> table of tensors -> fetch -> hold -> idle slot -> fill -> verify
+-> finite -> warm-up -> probe -> flip. All that can be refused without touching a slot is refused
+first. A failed load changes nothing that serves. Blocking: it owns a thread, the event loop never
+waits.
 Which version is next and when a failed one is tried again is `policy.pursuit`'s decision.
 """
 
@@ -32,6 +33,7 @@ from inference_service.instance import Instance
 from inference_service.rehearsal import Rehearsal
 from inference_service.served import ServedModel
 from inference_service.slot import Slot
+from inference_service.trust import Trust
 from model_store.blobs import Blobs
 from model_store.records import Manifest
 from model_store.store import Store
@@ -66,7 +68,9 @@ class Loader:
         architecture: Architecture,
         *,
         staging_bytes: int,
+        trust: Trust | None = None,
     ) -> None:
+        self._trust = trust or Trust()
         self._store = store
         self._blobs = blobs
         self._served = served
@@ -135,6 +139,7 @@ class Loader:
                 f"the store gave version {manifest.version} of model {manifest.model!r} for "
                 f"version {version} of {self._served.name!r}",
             )
+        self._trust.check(manifest)
         serving = self._served.signature
         if serving is not None and manifest.signature != serving:
             raise FailedPrecondition(

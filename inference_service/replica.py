@@ -48,7 +48,7 @@ SWEEP_S = 1.0
 class Replica:
     """One process's replica on one store. The constructor starts nothing.
 
-    Raises InvalidArgument (NO_DEVICE, BAD_SETTING).
+    Raises InvalidArgument (NO_DEVICE, BAD_SETTING, BAD_KEY), FailedPrecondition (NO_SIGNING).
     """
 
     def __init__(self, settings: ReplicaSettings, store: Store) -> None:

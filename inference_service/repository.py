@@ -29,6 +29,7 @@ from inference_service.following import Following
 from inference_service.served import Directive, LoadFailure, ServedModel
 from inference_service.settings import DEFAULT_CHANNEL, Followed, ReplicaSettings
 from inference_service.stored import StoredVersions, Target
+from inference_service.trust import Trust
 from model_store.blobs import Blobs
 from model_store.store import Store
 
@@ -66,6 +67,7 @@ class Repository:
         self._store = store
         self._blobs = blobs
         self._architecture = architecture
+        self._trust = Trust(settings.trusted_keys)
         self._on_change = on_change
         self._stored = StoredVersions(store)
         self._configured = {item.model: item.channel for item in settings.followed()}
@@ -163,6 +165,7 @@ class Repository:
             self._blobs,
             self._architecture,
             self._settings,
+            self._trust,
             on_first_flip=on_first_flip,
         )
 

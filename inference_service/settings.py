@@ -109,6 +109,9 @@ class ReplicaSettings(ContentSettings, HttpSettings, ProtectedSettings):
     # Whether a version may name a headrace.Model class installed here instead of bringing an
     # exported program. Its code runs in this process: switch it off where others write the store.
     allow_import_path: bool = True
+    # PEM files of public keys. Where any is named, no version is loaded that none of them has
+    # signed; read at start.
+    trusted_keys: CommaSeparated = ()
 
     # Sequences of one model at once, each with its states on the device; beyond, new ones are
     # refused. Bounds memory: states of one row times max_batch_size times this.

@@ -23,6 +23,7 @@ from model_store.records import (
     Probe,
     Program,
     ProgramKind,
+    SignedBy,
     TensorEntry,
 )
 from protos.headrace.v1 import manifest_pb2
@@ -31,6 +32,8 @@ _KIND_NUMBERS = {
     ProgramKind.EXPORTED: manifest_pb2.PROGRAM_KIND_EXPORTED,
     ProgramKind.IMPORT_PATH: manifest_pb2.PROGRAM_KIND_IMPORT_PATH,
 }
+# No other use of a key signs bytes that begin so.
+_SIGNED_PREFIX = b"headrace manifest 1\0"
 _KINDS = {number: kind for kind, number in _KIND_NUMBERS.items()}
 
 
@@ -56,6 +59,17 @@ def decode_manifest(record: bytes, model: str, version: int | None = None) -> Ma
 def manifest_digest(manifest: Manifest) -> str:
     """Names a version's content: two versions of one number and different content differ here."""
     return digest(_manifest_message(manifest).SerializeToString(deterministic=True))
+
+
+def signed_bytes(manifest: Manifest) -> bytes:
+    """What a signature is over: everything in the manifest but what the store assigns.
+
+    Fields that are unset leave no trace, so that a signature outlives fields added later.
+    """
+    message = _manifest_message(manifest)
+    for name in ("version", "create_time_ms", "signed_by"):
+        message.ClearField(name)
+    return _SIGNED_PREFIX + message.SerializeToString(deterministic=True)
 
 
 def encode_channel(channel: Channel) -> bytes:
@@ -143,6 +157,7 @@ def unseal(record: bytes, message: Any, reason: str, what: str) -> None:
 
 def _manifest_message(manifest: Manifest) -> manifest_pb2.Manifest:
     program, probe, config = manifest.program, manifest.probe, manifest.config
+    by = manifest.signed_by
     return manifest_pb2.Manifest(
         model=manifest.model,
         version=manifest.version,
@@ -169,6 +184,9 @@ def _manifest_message(manifest: Manifest) -> manifest_pb2.Manifest:
             )
             for step in manifest.deltas
         ],
+        signed_by=None
+        if by is None
+        else manifest_pb2.SignedBy(key_id=by.key_id, signature=by.signature),
     )
 
 
@@ -248,6 +266,9 @@ def _manifest(message: manifest_pb2.Manifest) -> Manifest:
         deltas=tuple(
             DeltaStep(step.base_version, step.digest, step.size_bytes) for step in message.deltas
         ),
+        signed_by=None
+        if not message.HasField("signed_by")
+        else SignedBy(message.signed_by.key_id, message.signed_by.signature),
     )
 
 

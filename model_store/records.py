@@ -88,6 +88,14 @@ class ModuleConfig:
     size_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class SignedBy:
+    """The id of a publisher's key and its signature, 64 bytes; see `model_store.signing`."""
+
+    key_id: str
+    signature: bytes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """The record that makes a version exist.
@@ -115,6 +123,7 @@ class Manifest:
     commit_id: str = ""
     config: ModuleConfig | None = None
     deltas: tuple[DeltaStep, ...] = ()
+    signed_by: SignedBy | None = None
 
     def __post_init__(self) -> None:
         ordered = tuple(sorted(self.tensors, key=lambda tensor: tensor.name))

@@ -22,6 +22,7 @@ MAX_TEXT = 512
 # A reader without any version takes them all; a publisher makes far fewer.
 MAX_DELTAS = 64
 MAX_TTL_S = 24 * 3600
+SIGNATURE_BYTES = 64
 _INT64_MAX = 2**63 - 1
 
 
@@ -58,6 +59,10 @@ def check_manifest(manifest: Manifest) -> None:
         _check_probe(manifest.probe)
     if manifest.config is not None:
         _check_blob(manifest.config.digest, manifest.config.size_bytes, "config")
+    if manifest.signed_by is not None:
+        check_text(manifest.signed_by.key_id, what="key_id")
+        if len(manifest.signed_by.signature) != SIGNATURE_BYTES:
+            raise _bad("signed_by", f"a signature has {SIGNATURE_BYTES} bytes")
     _check_tensors(manifest.tensors)
     _check_deltas(manifest)
 

@@ -69,6 +69,11 @@ async def serve(settings: TrainerSettings) -> None:
 
 
 async def _serve(settings: TrainerSettings, tasks: asyncio.TaskGroup) -> None:
+    if settings.signing_key is not None:
+        from model_store.signing import load_signing_key
+
+        # A key that is no good is told now, not by the first run that fails.
+        load_signing_key(settings.signing_key)
     runs = Runs(settings, tasks, directory=Path.cwd())
     # Runs are known before the port is, so that no request finds them missing; jobs start after,
     # so that a port that is taken costs none.

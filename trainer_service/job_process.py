@@ -34,7 +34,14 @@ class JobProcess:
     """
 
     def __init__(
-        self, folder: Path, output: IO[bytes], *, directory: Path, processes: int, threads: int
+        self,
+        folder: Path,
+        output: IO[bytes],
+        *,
+        directory: Path,
+        processes: int,
+        threads: int,
+        signing_key: Path | None,
     ) -> None:
         self.finishing = False
         """Whether it was asked to end."""
@@ -49,7 +56,7 @@ class JobProcess:
             stdout=subprocess.PIPE,
             stderr=output,
             cwd=directory,
-            env=_environment(directory, processes, threads),
+            env=_environment(directory, processes, threads, signing_key),
             start_new_session=True,
         )
         self._gone = asyncio.Event()
@@ -109,7 +116,9 @@ class JobProcess:
             os.killpg(self._process.pid, signal.SIGKILL)
 
 
-def _environment(directory: Path, processes: int, threads: int) -> dict[str, str]:
+def _environment(
+    directory: Path, processes: int, threads: int, signing_key: Path | None
+) -> dict[str, str]:
     own = child_environment()
     path = [str(directory), *filter(None, [own.get("PYTHONPATH", "")])]
     changes = {"PYTHONPATH": os.pathsep.join(path)}
@@ -119,4 +128,7 @@ def _environment(directory: Path, processes: int, threads: int) -> dict[str, str
     if sys.platform == "linux" and "GLOO_SOCKET_IFNAME" not in own:
         # gloo would look the host's name up and may find an address that is not there.
         changes["GLOO_SOCKET_IFNAME"] = "lo"
+    if signing_key is not None:
+        # The service may have it from a file or a flag that the job does not read.
+        changes["HEADRACE_TRAINER_SIGNING_KEY"] = str(signing_key.absolute())
     return own | changes

@@ -195,6 +195,7 @@ class Runs:
                 directory=self._directory,
                 processes=record.spec.processes,
                 threads=self._settings.threads,
+                signing_key=self._settings.signing_key,
             )
 
 

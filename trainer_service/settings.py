@@ -32,3 +32,5 @@ class TrainerSettings(ProtectedSettings):
     # torch's threads in each process of a job; 0 leaves torch's choice (all cores for a lone
     # process, 1 for each of several).
     threads: int = Field(0, ge=0)
+    # File of the private key that signs every version of every run; none signs nothing.
+    signing_key: Path | None = None

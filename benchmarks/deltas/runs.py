@@ -8,11 +8,11 @@ optimizers want them; what is published is their copy in the serving dtype.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -100,6 +100,7 @@ def _digits(run: Run) -> Learner:
     module = model.build()
     optimizer = model.optimizer(module)
     dataset = model.dataset()
+    count = len(cast(Sized, dataset))
     chance = torch.Generator().manual_seed(1)
     steps = 0
 
@@ -107,7 +108,7 @@ def _digits(run: Run) -> Learner:
         nonlocal optimizer, steps
         if steps == WARM_UP["digits"] and run.optimizer == "AdamW":
             optimizer = torch.optim.AdamW(module.parameters(), lr=run.rate)
-        rows = torch.randint(len(model._split[0][1]), (DIGITS_ROWS,), generator=chance)
+        rows = torch.randint(count, (DIGITS_ROWS,), generator=chance)
         optimizer.zero_grad()
         model.loss(module, dataset[rows]).backward()
         optimizer.step()

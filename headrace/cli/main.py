@@ -15,6 +15,7 @@ import typer
 from headrace.cli import (
     access,
     channels,
+    keys,
     load,
     predict,
     services,
@@ -43,6 +44,7 @@ load.register(app)
 status.register(app)
 train.register(app)
 access.register(app)
+keys.register(app)
 
 
 def _print_version(wanted: bool) -> None:

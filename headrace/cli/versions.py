@@ -65,6 +65,7 @@ def show_version(
     record = {"model": manifest.model, **manifest_row(manifest), "parent": manifest.parent}
     record |= {"program": manifest.program.digest, "probe": manifest.probe is not None}
     record |= stored_row(manifest)
+    record["key"] = "" if manifest.signed_by is None else manifest.signed_by.key_id
     if output is Format.JSON:
         print_record(record | {"tensors": tensors}, output)
         return
@@ -160,6 +161,9 @@ def publish(
     step: Annotated[int, typer.Option(help="Optimizer steps behind the weights.")] = 0,
     metric: Annotated[list[str] | None, typer.Option(help="name=value; repeatable.")] = None,
     channel: Annotated[str, typer.Option(help="The channel to move.")] = "stable",
+    signing_key: Annotated[
+        Path | None, typer.Option(help="File of the private key that signs it.")
+    ] = None,
     store: StoreOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
@@ -173,6 +177,8 @@ def publish(
     described = load_model(model)
     module = built_module(described, weights)
     # Unfenced: a new epoch would end a training run that publishes the same model.
-    with Publisher(opened_store, model=described, channel=channel, epoch=0) as publisher:
+    with Publisher(
+        opened_store, model=described, channel=channel, epoch=0, signing_key=signing_key
+    ) as publisher:
         version = publisher.publish(module, step=step, metrics=metrics)
     print_record(manifest_row(opened_store.manifest(described.name, version)), output)

@@ -102,6 +102,8 @@ class Publishing:
         self._clock = clock
         self._progress = progress
         self._metrics: dict[str, float] = {}
+        # Whether it was told that the rule's metric is not among them.
+        self._missed = False
         # Closed, or fenced by a newer publisher.
         self._over = False
         self.versions = self.failures = self.withheld = 0
@@ -142,8 +144,14 @@ class Publishing:
 
     def on_metrics(self, metrics: Mapping[str, Any]) -> None:
         """The training was evaluated; what is no finite number is not kept."""
-        self._metrics = _numbers(metrics)
-        self.policy.on_evaluation(self._metrics)
+        found = finite_numbers(metrics)
+        wanted = self._plan.rule.metric
+        if wanted and wanted not in found and not self._missed:
+            self._missed = True
+            log.warning("the metric to publish by is not there", metric=wanted, found=sorted(found))
+        # Several sets of held-out rows may be evaluated one after another.
+        self._metrics |= found
+        self.policy.on_evaluation(found)
 
     def on_checkpoint(self) -> None:
         """A checkpoint was written, and its weights are to be published if they are not yet."""
@@ -205,7 +213,7 @@ class Publishing:
         )
 
 
-def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+def finite_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Finite numbers by name, those in tensors of one element too."""
     found = {}
     for name, value in metrics.items():

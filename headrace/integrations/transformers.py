@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from headrace.integrations.publishing import Gate, Plan, Progress, Publishing
+from headrace.integrations.publishing import Gate, Plan, Progress, Publishing, finite_numbers
 from headrace.model import Model
 from headrace.policy.publish_policy import PublishPolicy, PublishRule
 from model_store import Store
@@ -129,5 +129,5 @@ def _progress(history: Sequence[Mapping[str, Any]], key: str, rule: PublishRule)
     for entry in history:
         if key in entry:
             version, step = int(entry[key]), int(entry["step"])
-        policy.on_evaluation(entry)
+        policy.on_evaluation(finite_numbers(entry))
     return Progress(version, step, policy.snapshot().best)

@@ -13,6 +13,7 @@ from inference_service.loader import Loader
 from inference_service.served import ServedModel, ServedSnapshot
 from inference_service.settings import Followed
 from inference_service.slot import Slot
+from inference_service.trust import Trust
 from inference_service.watcher import Watcher
 from model_store import open_store
 
@@ -29,6 +30,7 @@ class Follower:
         model: str = "affine",
         allow_import_path: bool = True,
         staging: int = 2**20,
+        trust: Trust | None = None,
     ) -> None:
         self.store = open_store(url)
         self.first_flips = 0
@@ -38,7 +40,12 @@ class Follower:
         )
         self.watcher = Watcher(self.store, self.served, poll_s=0.2)
         self.loader = Loader(
-            self.store, self.store, self.served, architecture, staging_bytes=staging
+            self.store,
+            self.store,
+            self.served,
+            architecture,
+            staging_bytes=staging,
+            trust=trust,
         )
 
     def _on_first_flip(self) -> None:

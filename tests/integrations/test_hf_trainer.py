@@ -88,6 +88,15 @@ def test_when_the_metric_improves(store, tmp_path):
     assert len(line(store)) == 2
 
 
+def test_metrics_of_several_evaluations_come_together(store, tmp_path):
+    callback = HFTrainerPublisher(store, "m", metric="eval_two_score", **SHAPES)
+    made = trainer(tmp_path, callback, told=[0.5, 0.6], eval_strategy="epoch", num_train_epochs=1)
+    made.eval_dataset = {"one": Rows(), "two": Rows()}
+    made.train()
+    metrics = store.manifest("m", 1).metrics
+    assert (metrics["eval_one_score"], metrics["eval_two_score"]) == (0.5, 0.6)
+
+
 def test_the_gate_holds_back(store, tmp_path):
     callback = HFTrainerPublisher(
         store, "m", metric="eval_score", gate=lambda told: told["eval_score"] > 0.55, **SHAPES

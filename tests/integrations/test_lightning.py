@@ -10,6 +10,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
+from structlog.testing import capture_logs
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -99,6 +100,15 @@ def test_when_the_metric_improves(store, tmp_path):
     fit(tmp_path, Regression([0.5, 0.7, 0.4]), callback, max_epochs=3)
     assert line(store) == [(1, 0, 4), (2, 1, 12)]
     assert store.manifest("m", 2).metrics == pytest.approx({"score": 0.4})
+
+
+def test_a_metric_that_nobody_logs_is_told_once(store, tmp_path):
+    callback = LightningPublisher(store, "m", example_inputs=X, metric="scoer")
+    with capture_logs() as events:
+        fit(tmp_path, Regression([0.5, 0.7, 0.4]), callback, max_epochs=3)
+    told = [event for event in events if event["event"] == "the metric to publish by is not there"]
+    assert [(event["metric"], event["found"]) for event in told] == [("scoer", ["score"])]
+    assert line(store) == []
 
 
 def test_every_t_seconds(store, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from headrace import Publisher
 from headrace.program import TORCH_TYPES, load_program
 from model_store.publication import rollback
 from model_store.records import Manifest
+from model_store.signing import load_trusted_keys, new_key, verify
 from tests.publisher.modules import Counting, Featured, Plain
 from tests.publisher.stores import CountingStore, FlakyStore, newest
 
@@ -230,3 +232,38 @@ def test_a_publisher_closes_only_the_store_it_opened(store, store_name):
         lent.publish(Featured())
     assert store.versions("plain") == [1]
     assert repr(lent).endswith("'plain', last_version=1)")
+
+
+def test_every_version_is_signed_with_its_epoch_and_parent(any_store, tmp_path):
+    made = new_key(tmp_path / "key")
+    keys = load_trusted_keys([made.public])
+    publisher = Publisher(any_store, "m", example_inputs=BATCH, signing_key=made.private)
+    for step in (1, 2):
+        publisher.publish(Featured(), step=step, metrics={"auc": np.float32(0.1)})
+        manifest = newest(any_store, "m")
+        verify(manifest, keys)
+        assert (manifest.parent, manifest.epoch) == (step - 1, 1)
+    with pytest.raises(FailedPrecondition):
+        verify(replace(manifest, parent=0), keys)
+
+
+def test_a_commit_repeated_keeps_its_signature(tmp_path):
+    made = new_key(tmp_path / "key")
+    store = FlakyStore("signed-flaky", create_version=2, put_blob=1)
+    Publisher(store, "m", example_inputs=BATCH, signing_key=made.private).publish(Featured())
+    assert store.versions("m") == [1]
+    verify(newest(store, "m"), load_trusted_keys([made.public]))
+
+
+def test_nothing_of_the_store_is_signed(store, tmp_path):
+    Publisher(store, "m", example_inputs=BATCH).publish(Featured())
+    Publisher(store, "m").publish(Featured())
+    made = new_key(tmp_path / "key")
+    with pytest.raises(InvalidArgument, match="does not come from the store; pass example_inputs"):
+        Publisher(store, "m", signing_key=made.private).publish(Featured())
+    assert store.versions("m") == [1, 2]
+
+
+def test_a_key_that_is_no_good_is_told_at_once(store, tmp_path):
+    with pytest.raises(InvalidArgument, match="cannot be read"):
+        Publisher(store, "m", signing_key=tmp_path / "absent")

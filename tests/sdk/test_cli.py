@@ -14,6 +14,7 @@ from headrace import Publisher
 from headrace.cli.main import app
 from headrace.model import load_model
 from model_store import open_store
+from model_store.signing import load_trusted_keys, verify
 from tests.publisher.drifting import BATCH, drift, fresh
 from tests.publisher.drifting import MODEL as DRIFTING
 
@@ -152,6 +153,8 @@ def test_weights_that_do_not_fit_are_refused_by_name(store, tmp_path):
         (["status", "--gateway-admin", "127.0.0.1:1"], "no GatewayAdmin answers at 127.0.0.1:1"),
         (["train", "list", "--trainer", "127.0.0.1:1"], "no Trainer answers at 127.0.0.1:1"),
         (["gateway", "--set", "prot=1"], "did you mean gateway.port?"),
+        (["keys", "new", "/dev/null/key"], "cannot be written"),
+        (["publish", DIGITS, "--store", "{store}", "--signing-key", "/nokey"], "cannot be read"),
         (["versoins"], "No such command 'versoins'"),
     ],
 )
@@ -166,6 +169,20 @@ def test_a_wrong_command_is_one_sentence_and_code_2(arguments, sentence, store):
 def test_the_store_may_come_from_the_environment(published):
     done = headrace("versions", "list", "digits", "-o", "json", HEADRACE_STORE=published)
     assert len(json.loads(done.stdout)) == 3
+
+
+def test_keys_sign_what_is_published(store, tmp_path):
+    made = output_of("keys", "new", str(tmp_path / "key"))
+    assert made["public"] == str(tmp_path / "key.pub")
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+    output_of("publish", DIGITS, "--store", store, "--signing-key", made["private"])
+    output_of("publish", DIGITS, "--store", store)
+    keys = [
+        output_of("versions", "show", "digits", version, "--store", store)["key"]
+        for version in ("1", "2")
+    ]
+    assert keys == [made["key"], ""]
+    verify(open_store(store).manifest("digits", 1), load_trusted_keys([made["public"]]))
 
 
 def test_a_version_is_exported_and_published_again(published, tmp_path):

@@ -26,11 +26,12 @@ class TrainerService:
         self.state_dir = folder / "state"
         self.log = folder / "trainer.log"
         self.environment = environment
+        self.settings: dict[str, object] = {}
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, **environment: str) -> TrainerService:
-        settings = {"port": self.port, "state_dir": self.state_dir, "threads": 1}
+        settings = {"port": self.port, "state_dir": self.state_dir, "threads": 1} | self.settings
         pairs = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(

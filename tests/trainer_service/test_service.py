@@ -12,6 +12,7 @@ import pytest
 from chassis.edge import error_from_rpc
 from chassis.errors import AlreadyExists, FailedPrecondition, HeadraceError, NotFound
 from model_store import Store, open_store
+from model_store.signing import load_trusted_keys, new_key, verify
 from protos.headrace.v1 import trainer_pb2 as pb
 from tests.trainer_service.service import (
     TrainerService,
@@ -209,3 +210,18 @@ def test_kills_while_publishing_and_of_the_service_cost_nothing_that_was_acknowl
         (record,) = RunFiles(service.state_dir).load()
         assert record.state.name == "RUNNING"
         assert record.checkpoint_step == record.step >= max(steps)
+
+
+def test_versions_of_a_run_are_signed(tmp_path):
+    made = new_key(tmp_path / "key")
+    service = TrainerService(tmp_path)
+    service.settings["signing_key"] = made.private
+    service.start()
+    with open_store(f"file://{tmp_path}/store") as store:
+        start(service, "signed", spec(store, publish_as="signed", max_steps=45))
+        service.until("signed", lambda run: run.state == pb.RUN_STATE_COMPLETED)
+        keys = load_trusted_keys([made.public])
+        assert len(store.versions("signed")) >= 2
+        for version in store.versions("signed"):
+            verify(store.manifest("signed", version), keys)
+    assert service.terminate() == 0

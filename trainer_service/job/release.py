@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from os import getpid
+from pathlib import Path
 from typing import Any
 
 from chassis.errors import Aborted, DeadlineExceeded, ResourceExhausted, Unavailable
@@ -41,6 +42,7 @@ class Release:
         channel: str,
         parent: int,
         owner: str,
+        signing_key: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._learner = learner
@@ -67,7 +69,13 @@ class Release:
             # The publisher takes an epoch when the store is back.
             self._note(error)
         self._publisher = Publisher(
-            store, learner.model, channel=channel, epoch=epoch, parent=parent, producer=producer
+            store,
+            learner.model,
+            channel=channel,
+            epoch=epoch,
+            parent=parent,
+            producer=producer,
+            signing_key=signing_key,
         )
 
     @property

@@ -31,6 +31,7 @@ from trainer_service.job.release import Release
 from trainer_service.job.training import Training
 from trainer_service.report import JobReport, Phase
 from trainer_service.run_files import CHECKPOINTS, read_record
+from trainer_service.settings import TrainerSettings
 from trainer_service.spec import RunSpec
 
 # Seconds that a predecessor gets to die after its service has.
@@ -92,6 +93,7 @@ def _train(folder: Path, commands: int, reports: int) -> None:
                 channel=record.spec.channel,
                 parent=record.last_version,
                 owner=record.run_id,
+                signing_key=TrainerSettings.load(config_file(None)).signing_key,
             )
         training = Training(
             record.spec,
