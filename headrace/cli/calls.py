@@ -76,6 +76,7 @@ def replica_rows(address: str, status: replica_pb2.ReplicaGetStatusResponse) -> 
             "slots": slots_text(model),
             "swaps": model.swaps,
             "failure": _failure_text(model),
+            "store_error": status.store_error,
         }
         for model in status.models
     ]

@@ -351,6 +351,7 @@ def test_a_store_that_went_back_is_not_followed(line, follower, monkeypatch):
     before = replace(line.store.channel("affine", "stable"), version=1, revision=1)
     monkeypatch.setattr(follower.store, "channel", lambda *_: before)
     snapshot = follower.wait(lambda s: bool(s.store_error))
+    assert snapshot.store_error.startswith("CHANNEL_WENT_BACK: channel 'stable' of model 'affine'")
     assert "went back from version 2 (revision 2, epoch 0) to version 1" in snapshot.store_error
     assert snapshot.serving_version == 2
     monkeypatch.undo()
@@ -366,7 +367,8 @@ def test_a_store_that_does_not_answer_is_visible(line, follower, monkeypatch):
 
     monkeypatch.setattr(follower.store, "wait_for_change", gone)
     line.publish(2.0)
-    snapshot = follower.wait(lambda s: s.store_error == "the store does not answer")
+    sentence = "STORE_UNAVAILABLE: the store does not answer"
+    snapshot = follower.wait(lambda s: s.store_error == sentence)
     assert snapshot.serving_version in (1, 2)
     monkeypatch.undo()
     follower.wait_serving(2)
