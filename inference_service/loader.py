@@ -13,6 +13,7 @@ import time
 import uuid
 
 import grpc
+
 from chassis.errors import (
     DataLoss,
     FailedPrecondition,

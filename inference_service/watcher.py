@@ -72,9 +72,7 @@ class Watcher:
                 "a fenced writer moved it",
             )
 
-    def _report(
-        self, reason: str = "", message: str = "", error: Exception | None = None
-    ) -> None:
+    def _report(self, reason: str = "", message: str = "", error: Exception | None = None) -> None:
         """Tells the log once, and the status as long as it lasts; without words: all is well."""
         text = f"{reason}: {message}" if reason else ""
         if text and text != self._error and not self._stopping.is_set():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -13,11 +14,14 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.chaos.check import check
+from benchmarks.chaos.page import write_page
 from benchmarks.chaos.record import Record
 from benchmarks.chaos.report import Outcome, outcome_of, print_outcomes, write_json
 from benchmarks.chaos.scenario import Scenario
 from benchmarks.chaos.scenarios import SCENARIOS
 from benchmarks.chaos.scene import NotInTime, Scene
+from benchmarks.interrupts import INTERRUPTS
+from benchmarks.report import conditions
 from chassis.errors import HeadraceError
 
 
@@ -67,6 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = [SCENARIOS[name] for name in options.only or SCENARIOS]
     if options.short:
         chosen = [scenario for scenario in chosen if scenario.short]
+    # A run in the background ignores SIGINT, and SIGTERM would leave its processes behind.
+    for interrupt in INTERRUPTS:
+        signal.signal(interrupt, signal.default_int_handler)
+    ran_under = _conditions()
     outcomes = []
     progress = Console(stderr=True)
     for number, scenario in enumerate(chosen, 1):
@@ -81,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # After each: a run that is interrupted has not measured for nothing.
         write_json(outcomes, options.json)
     print_outcomes(outcomes, Console())
+    if options.docs:
+        write_page(outcomes, ran_under, options.docs)
     return 0 if all(outcome.held for outcome in outcomes) else 1
 
 
@@ -92,7 +102,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="name the scenarios and end")
     parser.add_argument("--keep", action="store_true", help="keep the records of what held too")
     parser.add_argument("--json", type=Path, default=Path("bench-results/chaos.json"))
+    parser.add_argument("--docs", type=Path, help="renew the table of this page: docs/chaos.md")
     return parser
+
+
+def _conditions() -> str:
+    """When, by which command and on what: before the first scenario."""
+    found = conditions("benchmarks.chaos")
+    return (
+        f"{found['date']}: `{found['command']}` on {found['cores']} cores of {found['cpu']}, "
+        f"load average {found['load_average_before']} before; Python {found['python']}."
+    )
 
 
 if __name__ == "__main__":

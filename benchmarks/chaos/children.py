@@ -15,7 +15,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
-from chassis.settings import ProcessSettings
+from chassis.settings import ProcessSettings, child_environment
 from chassis.telemetry import configure_logs
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -30,7 +30,10 @@ class Child:
         self.name = name
         self._done: Event = _CONTEXT.Event()
         self._process = _CONTEXT.Process(
-            target=_run, args=(name, log, work, self._done, *arguments), name=name, daemon=True
+            target=_run,
+            args=(name, log, child_environment(), work, self._done, *arguments),
+            name=name,
+            daemon=True,
         )
         self._process.start()
 
@@ -68,7 +71,11 @@ class Child:
             self.kill()
 
 
-def _run(name: str, log: Path, work: Callable[..., None], *arguments: Any) -> None:
+def _run(
+    name: str, log: Path, environment: dict[str, str], work: Callable[..., None], *arguments: Any
+) -> None:
+    # Not that of the process it is forked from, which started before the store had credentials.
+    os.environ |= environment
     # Ctrl-C is for whoever started us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with log.open("ab", buffering=0) as file:

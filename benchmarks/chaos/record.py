@@ -13,7 +13,8 @@ and `time` (wall clock, for a person). The kinds and what else they hold:
     endpoints    states by address, queued, inflight: as the gateway saw it
     status       text: what `headrace status` printed
     log          process, text: a line of its log at warning or above
-    sample       process, memory_bytes, descriptors, threads
+    sample       process, memory_bytes, descriptors, threads, waited_s (since its start,
+                 the time that its threads were ready to run and had no core)
     fault        phase ("begin" or "clear"), what
     replica      address, up, cause ("killed", "stopped", ""): told before a fault and after its end
     rollback     version: an operator moved the channel back

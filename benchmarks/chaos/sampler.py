@@ -82,7 +82,7 @@ class Endpoints:
 
 
 class Processes:
-    """Resident memory, open descriptors and threads of each process."""
+    """Memory, open descriptors, threads, and the time without a core, of each process."""
 
     def __init__(self, directory: Path, recorder: Recorder) -> None:
         self._file = directory / PROCESSES
@@ -95,7 +95,7 @@ class Processes:
                 self._recorder.write("sample", process=name, **_held_by(pid))
 
 
-def _held_by(pid: int) -> dict[str, int]:
+def _held_by(pid: int) -> dict[str, float]:
     process = Path("/proc") / str(pid)
     fields = dict(
         line.split(":", 1) for line in (process / "status").read_text().splitlines() if ":" in line
@@ -104,7 +104,15 @@ def _held_by(pid: int) -> dict[str, int]:
         "memory_bytes": int(fields["VmRSS"].split()[0]) * 1024,
         "descriptors": len(list((process / "fd").iterdir())),
         "threads": int(fields["Threads"]),
+        "waited_s": sum(_waited_s(task) for task in (process / "task").iterdir()),
     }
+
+
+def _waited_s(task: Path) -> float:
+    """How long a thread was ready to run and had no core, since it began; 0 once it ended."""
+    with suppress(OSError):
+        return int((task / "schedstat").read_text().split()[1]) / 1e9
+    return 0.0
 
 
 class Status:

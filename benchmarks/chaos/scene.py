@@ -169,6 +169,11 @@ class Scene:
             found.append(-1 if status is None else status.models[0].serving_version)
         return found
 
+    def has_failed(self, replica: Service) -> bool:
+        """Whether the replica names a version that it could not load."""
+        status = self.status_of(replica)
+        return status is not None and bool(status.models[0].failures)
+
     def all_serve(self, version: int) -> bool:
         """Whether every replica serves that version."""
         return self.serving() == [version] * len(self.replicas)
@@ -289,9 +294,7 @@ class Scene:
         """One more version reaches every replica, the load goes on, everything settles."""
         left_s = SETTLED_WITHIN_S - (time.monotonic() - self._cleared_at)
         # What takes longer is for the checker to tell; it needs the rest of the record for that.
-        code = self.publish(within_s=60.0)
-        if code:
-            raise NotInTime(f"the publication after the fault ended with {code}")
+        self._published()
         self.wait_served(within_s=max(5.0, left_s) + 30.0)
         self._recorder.write("phase", name="proof")
         time.sleep(PROOF_S)
@@ -315,15 +318,20 @@ class Scene:
         self._place = self._make_place(self.directory)
         self._launch_replicas()
         # The first one exports the program.
-        self.publish(WARM_VERSIONS - 1)
+        self._published(WARM_VERSIONS - 1)
         for replica in self.replicas:
             replica.wait_until_serving()
         self._start_gateway()
         self._start_watching()
-        self.publish()
+        self._published()
         self.wait_served(within_s=30.0)
         self._recorder.write("phase", name="baseline")
         time.sleep(BASELINE_S)
+
+    def _published(self, count: int = 1) -> None:
+        code = self.publish(count)
+        if code:
+            raise NotInTime(f"a publication outside the fault ended with {code}")
 
     def _launch_replicas(self) -> None:
         for index in range(self.extent.replicas):

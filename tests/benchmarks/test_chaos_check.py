@@ -55,7 +55,7 @@ def publication(at, version, **changes):
 
 
 def sample(at, process="replica-0", **changes):
-    made = {"memory_bytes": 3e8, "descriptors": 30, "threads": 20}
+    made = {"memory_bytes": 3e8, "descriptors": 30, "threads": 20, "waited_s": 0.0}
     return {"kind": "sample", "at": at, "process": process} | made | changes
 
 
@@ -214,6 +214,9 @@ def test_what_is_allowed():
     assert broken([*lines, *down, *up, *away, failed(16, 77)]) == []
     assert broken([*clean(), failed(15.5, 77, "DEADLINE_EXCEEDED", timeout_s=0.1)]) == []
     assert broken([*clean(), call(15.5, 77, ended=25.8, lag_s=0.3)]) == []
+    starved = [sample(15.4, "gateway", waited_s=1.0), sample(25.9, "gateway", waited_s=1.3)]
+    after = [sample(at, "gateway", waited_s=1.3) for at in (28.0, 29.5)]
+    assert broken([*clean(), *starved, *after, call(15.5, 77, ended=25.8)]) == []
     # An operator went back; a fault wiped the store.
     back = [line("rollback", 22.5, version=1), channel(23, 1, 3), serving(23, 1)]
     assert broken([*clean(), *back]) == []

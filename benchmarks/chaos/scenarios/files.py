@@ -56,6 +56,29 @@ class Damaged:
         return place.blob(entry.digest)
 
 
+def damaged_for_all(scene: Scene) -> None:
+    """A tensor that no version changes is damaged: whoever holds it does not notice.
+
+    A replica that starts anew cannot load any version, until a publisher's first publication
+    finds what it sends damaged in the store.
+    """
+    place: FilePlace = scene.place
+    replica = scene.replicas[0]
+    with scene.fault("the blob that all versions share is damaged"):
+        with scene.store() as store:
+            manifest = store.manifest(NAME, scene.newest())
+        entry = next(entry for entry in manifest.tensors if entry.name == "ballast")
+        flipped(place.blob(entry.digest), scene)
+        scene.kill_replica(replica)
+        scene.start_replica(replica)
+        scene.expect("status", rf"v{manifest.version} DIGEST_MISMATCH", 30.0)
+        scene.expect("log", "DIGEST_MISMATCH", 30.0)
+        scene.wait(lambda: scene.has_failed(replica), within_s=30.0, what="the version is refused")
+        scene.rest(2.0)
+        scene.publish()
+        scene.wait_used(replica)
+
+
 class TinyPlace(FilePlace):
     """A store on a file system of its own of little more than a megabyte."""
 
@@ -145,6 +168,12 @@ SCENARIOS = (
         "one bit of a manifest is another",
         FilePlace,
         Damaged("manifest", flipped, "MANIFEST_DAMAGED"),
+    ),
+    Scenario(
+        "bit-flip-shared",
+        "one bit of a tensor that all versions share, then kill -9 of a replica",
+        FilePlace,
+        damaged_for_all,
     ),
     Scenario(
         "disk-full", "a tmpfs without room (RLIMIT_FSIZE for other users)", TinyPlace, full_disk
