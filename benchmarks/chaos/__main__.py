@@ -18,7 +18,7 @@ from benchmarks.chaos.page import write_page
 from benchmarks.chaos.record import Record
 from benchmarks.chaos.report import Outcome, outcome_of, print_outcomes, write_json
 from benchmarks.chaos.scenario import Scenario
-from benchmarks.chaos.scenarios import SCENARIOS
+from benchmarks.chaos.scenarios import SCENARIOS, SHORT
 from benchmarks.chaos.scene import NotInTime, Scene
 from benchmarks.interrupts import INTERRUPTS
 from benchmarks.report import conditions
@@ -68,9 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown:
         sys.stderr.write(f"error: no scenario {unknown[0]!r}; --list names them\n")
         return 2
-    chosen = [SCENARIOS[name] for name in options.only or SCENARIOS]
-    if options.short:
-        chosen = [scenario for scenario in chosen if scenario.short]
+    chosen = SHORT if options.short else [SCENARIOS[name] for name in options.only or SCENARIOS]
     # A run in the background ignores SIGINT, and SIGTERM would leave its processes behind.
     for interrupt in INTERRUPTS:
         signal.signal(interrupt, signal.default_int_handler)

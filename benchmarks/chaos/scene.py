@@ -40,9 +40,11 @@ from protos.headrace.v1 import gateway_pb2, replica_pb2
 POLL_S = 0.05
 READY_WITHIN_S = 90.0
 WARM_VERSIONS = 4
-BASELINE_S = 2.5
+BASELINE_S = 2.0
 PROOF_S = 1.5
 CALL_S = 2.0
+# The sampler has looked at the status by then.
+SEEN_AFTER_S = 1.0
 HEALTHY = gateway_pb2.ENDPOINT_STATE_HEALTHY
 SHOWN = ("warning", "error", "critical")
 
@@ -130,12 +132,12 @@ class Scene:
             raise NotInTime(f"{child.name} did not end within {within_s:g} s")
         return code
 
-    def trainer_that_began(self, **order: Any) -> Child:
-        """A trainer whose epoch is acquired by us: its store takes no writes any more."""
-        with self.store() as store:
-            epoch = store.acquire_epoch(NAME, "harness")
-        self.note("epoch", publisher="harness", epoch=epoch)
-        return self.trainer(epoch=epoch, **order)
+    def trainer_under_way(self, **order: Any) -> Child:
+        """A trainer that has published its first version."""
+        before = self.newest()
+        child = self.trainer(**order)
+        self.wait(lambda: self.newest() > before, within_s=30.0, what=f"{child.name} publishes")
+        return child
 
     def newest(self) -> int:
         """The version that the channel names."""
@@ -169,10 +171,21 @@ class Scene:
             found.append(-1 if status is None else status.models[0].serving_version)
         return found
 
-    def has_failed(self, replica: Service) -> bool:
-        """Whether the replica names a version that it could not load."""
+    def refused(self, replica: Service, version: int) -> bool:
+        """Whether the replica names that version as one that it could not load."""
         status = self.status_of(replica)
-        return status is not None and bool(status.models[0].failures)
+        return status is not None and any(
+            failure.version == version for failure in status.models[0].failures
+        )
+
+    def wait_refused(self, version: int) -> None:
+        """Waits until every replica has refused the version, and lets the load go on a little."""
+        self.wait(
+            lambda: all(self.refused(replica, version) for replica in self.replicas),
+            within_s=20.0,
+            what=f"version {version} is refused",
+        )
+        self.rest(SEEN_AFTER_S)
 
     def all_serve(self, version: int) -> bool:
         """Whether every replica serves that version."""

@@ -34,9 +34,9 @@ class Order:
     """Publish `count` versions of seeds `first`, `first` + 1, ..., `every_s` seconds apart.
 
     Count 0 goes on until it is told to end; with `span_s` the versions are spread evenly over that
-    time instead. `epoch` is a fencing token that is used rather than a new one; `armed` are
-    failpoints; `largest_file` is a limit in bytes on what the process may write into one file, 0
-    for none; the first `failing_fsyncs` calls of fsync end in EIO; `ballast` is the model's.
+    time instead. `armed` are failpoints; `largest_file` is a limit in bytes on what the process may
+    write into one file, 0 for none; the first `failing_fsyncs` calls of fsync end in EIO; `ballast`
+    is the model's.
     """
 
     url: str
@@ -44,7 +44,6 @@ class Order:
     count: int = 0
     every_s: float = 0.4
     span_s: float = 0.0
-    epoch: int = 0
     armed: str = ""
     largest_file: int = 0
     failing_fsyncs: int = 0
@@ -54,7 +53,7 @@ class Order:
 def train(done: Event, name: str, order: Order, directory: Path) -> None:
     """Acquires an epoch and publishes until the order is carried out or `done` is set."""
     with Recorder(directory, f"trainer-{name}") as recorder, open_store(order.url) as store:
-        epoch = order.epoch or _acquired(store, name, recorder)
+        epoch = _acquired(store, name, recorder)
         # The program of a version that is there is taken from the store: quicker than an export.
         known = order.ballast == SMALL and bool(store.versions(NAME))
         publisher = Publisher(store, NAME if known else Exact(order.ballast), epoch=epoch)

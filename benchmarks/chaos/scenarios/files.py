@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.chaos.exact import NAME
 from benchmarks.chaos.forgery import point_at, prepared
 from benchmarks.chaos.scenario import Scenario
-from benchmarks.chaos.scene import Scene
+from benchmarks.chaos.scene import SEEN_AFTER_S, Scene
 from benchmarks.chaos.stores import FilePlace
 from model_store.records import Manifest
 
@@ -46,7 +46,7 @@ class Damaged:
                 scene.expect("status", f"v{manifest.version} {self._reason}", 10.0)
                 scene.expect("log", self._reason, 10.0)
                 point_at(store, manifest.version)
-            scene.rest(4.0)
+            scene.wait_refused(manifest.version)
 
     def _file(self, scene: Scene, manifest: Manifest) -> Path:
         place: FilePlace = scene.place
@@ -73,8 +73,12 @@ def damaged_for_all(scene: Scene) -> None:
         scene.start_replica(replica)
         scene.expect("status", rf"v{manifest.version} DIGEST_MISMATCH", 30.0)
         scene.expect("log", "DIGEST_MISMATCH", 30.0)
-        scene.wait(lambda: scene.has_failed(replica), within_s=30.0, what="the version is refused")
-        scene.rest(2.0)
+        scene.wait(
+            lambda: scene.refused(replica, manifest.version),
+            within_s=30.0,
+            what="the version is refused",
+        )
+        scene.rest(SEEN_AFTER_S)
         scene.publish()
         scene.wait_used(replica)
 
@@ -105,7 +109,7 @@ def full_disk(scene: Scene) -> None:
         if not place.mounted:
             too_large(scene)
             return
-        trainer = scene.trainer_that_began(every_s=0.3)
+        trainer = scene.trainer_under_way(every_s=0.3)
         _fill(filler)
         scene.rest(3.0)
         before = scene.newest()

@@ -73,11 +73,10 @@ class Killing:
 def two_trainers(scene: Scene) -> None:
     """A second trainer takes over while the first goes on."""
     with scene.fault("two trainers publish at once"):
-        first = scene.trainer(every_s=0.05)
-        scene.rest(1.5)
+        first = scene.trainer_under_way(every_s=0.05)
         scene.expect("log", "STALE_EPOCH", 10.0)
-        second = scene.trainer(every_s=0.05)
-        scene.rest(3.0)
+        second = scene.trainer_under_way(every_s=0.05)
+        scene.rest(2.0)
         first.stop()
         second.stop()
 
@@ -85,8 +84,7 @@ def two_trainers(scene: Scene) -> None:
 def paused_trainer(scene: Scene) -> None:
     """A trainer is stopped in the midst of a publication, another takes over, the first wakes."""
     with scene.fault("a trainer is stopped and wakes after another took over"):
-        paused = scene.trainer(every_s=0.02)
-        scene.rest(1.0)
+        paused = scene.trainer_under_way(every_s=0.02)
         paused.signal(signal.SIGSTOP)
         before = scene.newest_epoch()
         successor = scene.trainer(every_s=0.1)

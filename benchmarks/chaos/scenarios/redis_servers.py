@@ -17,8 +17,7 @@ def restart_kept(scene: Scene) -> None:
     """kill -9, some seconds of nothing, and the same data again; a trainer goes on trying."""
     place: RedisPlace = scene.place
     with scene.fault("Redis is killed and started again with its data"):
-        trainer = scene.trainer(every_s=0.2)
-        scene.rest(1.0)
+        trainer = scene.trainer_under_way(every_s=0.2)
         scene.expect_both("STORE_UNAVAILABLE")
         place.server.kill()
         scene.rest(3.0)
@@ -54,9 +53,7 @@ def failover(scene: Scene) -> None:
         scene.rest(9.0)
         place.second.admin.replicaof("NO", "ONE")
         place.front.point_to(place.second.port)
-        trainer = scene.trainer(every_s=0.3)
-        before = scene.newest()
-        scene.wait(lambda: scene.newest() > before, within_s=20.0, what="the trainer publishes")
+        trainer = scene.trainer_under_way(every_s=0.3)
     with scene.fault("the deposed primary wakes and the address leads to it"):
         scene.expect_both("went back")
         # Its epoch is newer than what the deposed one knows: it is refused there.
@@ -74,10 +71,10 @@ def full(scene: Scene) -> None:
     """No memory for another key; then there is."""
     admin = scene.place.server.admin
     with scene.fault("Redis is out of memory"):
+        trainer = scene.trainer_under_way(every_s=0.2)
         scene.expect("log", "STORE_FULL", 10.0)
         scene.expect("status", r'"age_s": \d', 5.0)
         admin.config_set("maxmemory", "1mb")
-        trainer = scene.trainer_that_began(every_s=0.2)
         scene.rest(3.0)
         admin.config_set("maxmemory", 0)
         before = scene.newest()
@@ -89,8 +86,7 @@ def evicting(scene: Scene) -> None:
     """An operator lets the running server drop keys."""
     admin = scene.place.server.admin
     with scene.fault("the eviction policy is changed on the running server"):
-        trainer = scene.trainer(every_s=0.2)
-        scene.rest(1.0)
+        trainer = scene.trainer_under_way(every_s=0.2)
         scene.expect_both("STORE_EVICTS")
         admin.config_set("maxmemory-policy", "allkeys-lru")
         scene.rest(4.0)
@@ -104,8 +100,7 @@ def hung(scene: Scene) -> None:
     """SIGSTOP: the connections stand, nothing comes."""
     server = scene.place.server
     with scene.fault("Redis hangs"):
-        trainer = scene.trainer(every_s=0.2)
-        scene.rest(1.0)
+        trainer = scene.trainer_under_way(every_s=0.2)
         scene.expect_both("STORE_UNAVAILABLE.*did not answer", SILENT_WITHIN_S)
         server.signal(signal.SIGSTOP)
         scene.rest(9.0)
@@ -119,8 +114,7 @@ def read_only(scene: Scene) -> None:
     """The server became a replica of something else: it is read and not written."""
     admin = scene.place.server.admin
     with scene.fault("Redis is read-only"):
-        trainer = scene.trainer(every_s=0.2)
-        scene.rest(1.0)
+        trainer = scene.trainer_under_way(every_s=0.2)
         scene.expect("log", "STORE_UNAVAILABLE.*read-only", 10.0)
         scene.expect("status", r'"age_s": \d', 5.0)
         admin.replicaof(HOST, "1")

@@ -24,8 +24,7 @@ class Forged:
         with scene.fault(self._reason), scene.store() as store:
             scene.expect("status", rf"v\d+ {self._reason}", 10.0)
             scene.expect("log", self._reason, 10.0)
-            forged(store, self._change)
-            scene.rest(3.0)
+            scene.wait_refused(forged(store, self._change))
 
 
 def too_large(scene: Scene) -> None:
