@@ -110,6 +110,8 @@ class Publisher:
         self._owns_store = isinstance(store, str)
         self.store = open_store(store) if isinstance(store, str) else store
         self._prepared: _Prepared | None = None
+        # Whether every blob of an earlier publication was put by this publisher.
+        self._sent = False
 
     def publish(
         self, module: nn.Module, *, step: int = 0, metrics: Mapping[str, float] | None = None
@@ -239,8 +241,9 @@ class Publisher:
         if self.epoch is None:
             self.epoch = _retried(lambda: self.store.acquire_epoch(self.name, self.producer))
         fenced = replace(manifest, epoch=self.epoch)
-        for name in sorted(_retried(lambda: self.store.missing_blobs(fenced.digests()))):
+        for name in self._to_send(fenced.digests()):
             _retried(partial(self.store.put_blob, blobs[name]))
+        self._sent = True
         failpoint("publish.after_blobs")
         made = _retried(lambda: commit(self.store, fenced, channel=self.channel))
         self.last_version = made.manifest.version
@@ -254,6 +257,16 @@ class Publisher:
                 held=made.channel.held,
             )
         return made
+
+    def _to_send(self, digests: Sequence[str]) -> list[str]:
+        """Blobs that are put: those that are missing and, the first time, all.
+
+        One that earlier publishers left may be damaged by now. Replicas that hold it would not
+        notice, one that starts would load no version; putting it again repairs it.
+        """
+        if not self._sent:
+            return sorted(digests)
+        return sorted(_retried(lambda: self.store.missing_blobs(digests)))
 
 
 def _retried(call: Callable[[], _Result]) -> _Result:

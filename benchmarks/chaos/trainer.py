@@ -36,7 +36,7 @@ class Order:
     Count 0 goes on until it is told to end; with `span_s` the versions are spread evenly over that
     time instead. `armed` are failpoints; `largest_file` is a limit in bytes on what the process may
     write into one file, 0 for none; the first `failing_fsyncs` calls of fsync end in EIO; `ballast`
-    is the model's.
+    is the model's, and `exports` says that the newest version's program is not to be used.
     """
 
     url: str
@@ -48,6 +48,7 @@ class Order:
     largest_file: int = 0
     failing_fsyncs: int = 0
     ballast: int = SMALL
+    exports: bool = False
 
 
 def train(done: Event, name: str, order: Order, directory: Path) -> None:
@@ -55,7 +56,7 @@ def train(done: Event, name: str, order: Order, directory: Path) -> None:
     with Recorder(directory, f"trainer-{name}") as recorder, open_store(order.url) as store:
         epoch = _acquired(store, name, recorder)
         # The program of a version that is there is taken from the store: quicker than an export.
-        known = order.ballast == SMALL and bool(store.versions(NAME))
+        known = not order.exports and bool(store.versions(NAME))
         publisher = Publisher(store, NAME if known else Exact(order.ballast), epoch=epoch)
         _break(order)
         began = monotonic()

@@ -35,10 +35,10 @@ def too_large(scene: Scene) -> None:
             resource.prlimit(replica.pid, resource.RLIMIT_AS, (bound, resource.RLIM_INFINITY))
         scene.expect("status", r"v\d+ OUT_OF_MEMORY", 20.0)
         scene.expect("log", "OUT_OF_MEMORY", 20.0)
-        scene.publish(ballast=LARGE)
-        scene.rest(4.0)
+        scene.publish(ballast=LARGE, exports=True)
+        scene.wait_refused(scene.newest())
         # A version of the usual size fits.
-        scene.publish()
+        scene.publish(exports=True)
         scene.wait_served()
         unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
         for replica in scene.replicas:
