@@ -127,13 +127,13 @@ def exact(record: Record) -> _Finding:
 def own_rows(record: Record) -> _Finding:
     """No reply carries the answer to another call, or another call's id."""
     finding, seeds = _Finding(), _seeds(record)
-    others: dict[str, int] = {}
+    others: dict[str, int] | None = None
     for call in _answered(record):
         known = seeds.get(call["version"], set()) - {-1}
         own = call["digest"] in _digests(call, known)
-        if not own and not others:
+        if not own and others is None:
             others = _all_digests(record, seeds)
-        owner = others.get(call["digest"])
+        owner = None if own or others is None else others.get(call["digest"])
         finding.check(
             bool(call["echoed"]) and (own or owner in (None, call["seed"])),
             (

@@ -434,17 +434,17 @@ def _events(file: Path) -> Iterator[dict[str, Any]]:
 
 def _found(store: Store, version: int) -> dict[str, object]:
     """Whose weights a stored version should hold and whether it holds them."""
+    seed = -1
     try:
         manifest = store.manifest(NAME, version)
+        seed = -1 if manifest.step == FORGED else manifest.step
         blobs = {digest: store.read_blob(digest) for digest in manifest.digests()}
     except HeadraceError:
-        return {"seed": -1, "whole": False}
-    if manifest.step == FORGED:
-        return {"seed": -1, "whole": False}
-    expected = weights_of(manifest.step)
+        return {"seed": seed, "whole": False}
+    expected = {} if seed < 0 else weights_of(seed)
     whole = all(
         blobs[entry.digest] == expected[entry.name].tobytes()
         for entry in manifest.tensors
         if entry.name in expected
     )
-    return {"seed": manifest.step, "whole": whole}
+    return {"seed": seed, "whole": whole}
