@@ -361,13 +361,16 @@ def _check_serving(record: Record, finding: _Finding) -> None:
 
 
 def _check_fences(record: Record, finding: _Finding) -> None:
+    wiped = [line["at"] for line in record.of("wiped")]
     for line in record.of("publication"):
         if not line["acknowledged"] or not line["epoch"]:
             continue
+        # Epochs of a store that is gone fence nobody in the one that began anew.
+        began = max((at for at in wiped if at < line["at"]), default=float("-inf"))
         newer = [
             one["epoch"]
             for one in record.of("epoch")
-            if one["epoch"] > line["epoch"] and one["at"] < line["at"]
+            if one["epoch"] > line["epoch"] and began <= one["at"] < line["at"]
         ]
         finding.check(
             not newer,

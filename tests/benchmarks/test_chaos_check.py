@@ -128,6 +128,8 @@ def test_what_is_allowed():
     back = [line("rollback", 22.5, version=1), channel(23, 1, 3), serving(23, 1)]
     assert broken([*clean(), *back]) == []
     assert broken([*clean(), line("wiped", 30.5), publication(21, 3)]) == []
+    gone = [line("epoch", 19, publisher="t2", epoch=2), line("wiped", 19.5)]
+    assert broken([*clean(), *gone]) == []
 
 
 @pytest.mark.parametrize(
