@@ -139,6 +139,16 @@ class Scene:
         self.wait(lambda: self.newest() > before, within_s=30.0, what=f"{child.name} publishes")
         return child
 
+    def wait_goes_on(self) -> None:
+        """Waits until the channel moves beyond where it is once the store answers."""
+        seen: list[int] = []
+
+        def moved() -> bool:
+            seen.append(self.newest())
+            return seen[-1] > seen[0]
+
+        self.wait(moved, within_s=40.0, what="the trainer goes on")
+
     def newest(self) -> int:
         """The version that the channel names."""
         with self.store() as store:

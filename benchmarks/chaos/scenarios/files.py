@@ -112,9 +112,8 @@ def full_disk(scene: Scene) -> None:
         trainer = scene.trainer_under_way(every_s=0.3)
         _fill(filler)
         scene.rest(3.0)
-        before = scene.newest()
         filler.unlink()
-        scene.wait(lambda: scene.newest() > before, within_s=20.0, what="the trainer goes on")
+        scene.wait_goes_on()
         trainer.stop()
 
 

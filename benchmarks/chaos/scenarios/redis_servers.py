@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 from benchmarks.chaos.scenario import Scenario
-from benchmarks.chaos.scene import Scene
+from benchmarks.chaos.scene import SEEN_AFTER_S, Scene
 from benchmarks.chaos.stores import HOST, PairPlace, RedisPlace
 
 # The replica's connection tries three times for two seconds each before it says so.
@@ -22,8 +22,7 @@ def restart_kept(scene: Scene) -> None:
         place.server.kill()
         scene.rest(3.0)
         place.server.start()
-        before = scene.newest()
-        scene.wait(lambda: scene.newest() > before, within_s=20.0, what="the trainer goes on")
+        scene.wait_goes_on()
         trainer.stop()
 
 
@@ -62,8 +61,7 @@ def failover(scene: Scene) -> None:
         place.front.point_to(place.first.port)
         scene.rest(4.0)
         place.front.point_to(place.second.port)
-        before = scene.newest()
-        scene.wait(lambda: scene.newest() > before, within_s=20.0, what="the trainer goes on")
+        scene.wait_goes_on()
         trainer.stop()
 
 
@@ -77,8 +75,7 @@ def full(scene: Scene) -> None:
         admin.config_set("maxmemory", "1mb")
         scene.rest(3.0)
         admin.config_set("maxmemory", 0)
-        before = scene.newest()
-        scene.wait(lambda: scene.newest() > before, within_s=20.0, what="the trainer goes on")
+        scene.wait_goes_on()
         trainer.stop()
 
 
@@ -91,8 +88,7 @@ def evicting(scene: Scene) -> None:
         admin.config_set("maxmemory-policy", "allkeys-lru")
         scene.rest(4.0)
         admin.config_set("maxmemory-policy", "noeviction")
-        before = scene.newest()
-        scene.wait(lambda: scene.newest() > before, within_s=20.0, what="the trainer goes on")
+        scene.wait_goes_on()
         trainer.stop()
 
 
@@ -105,8 +101,7 @@ def hung(scene: Scene) -> None:
         server.signal(signal.SIGSTOP)
         scene.rest(9.0)
         server.signal(signal.SIGCONT)
-        before = scene.newest()
-        scene.wait(lambda: scene.newest() > before, within_s=30.0, what="the trainer goes on")
+        scene.wait_goes_on()
         trainer.stop()
 
 
@@ -120,8 +115,7 @@ def read_only(scene: Scene) -> None:
         admin.replicaof(HOST, "1")
         scene.rest(5.0)
         admin.replicaof("NO", "ONE")
-        before = scene.newest()
-        scene.wait(lambda: scene.newest() > before, within_s=20.0, what="the trainer goes on")
+        scene.wait_goes_on()
         trainer.stop()
 
 
@@ -134,15 +128,15 @@ def loading(scene: Scene) -> None:
         pipeline.bgrewriteaof()
         pipeline.execute()
     with scene.fault("Redis loads its data for seconds"):
+        trainer = scene.trainer_under_way(every_s=0.2)
         scene.expect_both("STORE_UNAVAILABLE")
-        scene.rest(1.0)
         place.server.kill()
         # A millisecond a key.
         place.server.launch(
             "--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024"
         )
-        trainer = scene.trainer(every_s=0.2)
-        scene.wait(lambda: scene.newest() > 4, within_s=60.0, what="the trainer publishes")
+        scene.rest(SEEN_AFTER_S)
+        scene.wait_goes_on()
         trainer.stop()
 
 
