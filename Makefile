@@ -18,7 +18,7 @@ BUF := $(BIN)/buf
 export PYTHON
 
 .PHONY: help setup kubectl up test check lint types contracts proto-checks manifests \
-	protos protos-release bench bench-scheduling fuzz gpu-check format clean
+	protos protos-release bench bench-scheduling chaos fuzz gpu-check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
@@ -74,6 +74,9 @@ protos-release: setup ## make today's definitions the ones that must not break
 
 fuzz: setup ## 120,000 damaged and hostile requests at live servers (ARGS="--seed 7")
 	@$(BIN)/python -m tests.fuzz $(ARGS)
+
+chaos: setup ## store and replica faults under load, judged offline; 15 minutes (ARGS="--only NAME --seed 7")
+	@$(BIN)/python -m benchmarks.chaos $(ARGS)
 
 bench: setup ## measure the serving path; a table and bench-results/*.json (ARGS="...")
 	@$(BIN)/python -m benchmarks.serving $(ARGS)

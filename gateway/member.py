@@ -183,7 +183,8 @@ class Member:
     def _show(self, state: State) -> None:
         snapshot = self.health.snapshot()
         reason = snapshot.error if state is State.EJECTED else ""
-        log.info("endpoint", address=self.address, state=state.value, error=reason)
+        tell = log.warning if state is State.EJECTED else log.info
+        tell("endpoint", address=self.address, state=state.value, error=reason)
         self._state = state
         for each in State:
             metrics.ENDPOINT_STATE.labels(self.address, each.value).set(each is state)

@@ -130,6 +130,8 @@ class Publisher:
         self._owns_store = isinstance(store, str)
         self.store = open_store(store) if isinstance(store, str) else store
         self._prepared: _Prepared | None = None
+        # Whether every blob of an earlier publication was put by this publisher.
+        self._sent = False
 
     def publish(
         self, module: nn.Module, *, step: int = 0, metrics: Mapping[str, float] | None = None
@@ -310,11 +312,22 @@ class Publisher:
 
     def _put_once(self, manifest: Manifest, blobs: Mapping[str, memoryview]) -> Publication:
         planned, sent = self._planned(manifest, blobs)
-        for name in sorted(_retried(lambda: self.store.missing_blobs(planned.digests()))):
+        for name in self._to_send(planned.digests()):
             _retried(partial(self.store.put_blob, sent[name]))
+        self._sent = True
         failpoint("publish.after_blobs")
         vouched = planned if self._sign is None else self._sign(planned)
         return _retried(lambda: commit(self.store, vouched, channel=self.channel))
+
+    def _to_send(self, digests: Sequence[str]) -> list[str]:
+        """Blobs that are put: those that are missing and, the first time, all.
+
+        One that earlier publishers left may be damaged by now. Replicas that hold it would not
+        notice, one that starts would load no version; putting it again repairs it.
+        """
+        if not self._sent:
+            return sorted(digests)
+        return sorted(_retried(lambda: self.store.missing_blobs(digests)))
 
 
 def _retried(call: Callable[[], _Result]) -> _Result:

@@ -33,6 +33,13 @@ class ModelFailure(Exception):
         super().__init__(f"{type(cause).__name__}: {cause}")
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the process has no room left."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and _NO_MEMORY in str(error)
+    )
+
+
 def reraise(error: BaseException) -> NoReturn:
     """Raises what `raised_by_model` makes of `error`, which is being handled."""
     found = raised_by_model(error)
@@ -48,9 +55,7 @@ def raised_by_model(error: BaseException) -> BaseException:
     itself where a device failed, and ModelFailure for everything else.
     """
     text = str(error)
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and _NO_MEMORY in text
-    ):
+    if is_out_of_memory(error):
         return ResourceExhausted(
             "OUT_OF_MEMORY", "the device has too little memory left for this batch"
         )

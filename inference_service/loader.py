@@ -14,7 +14,6 @@ import time
 import uuid
 
 import grpc
-import torch
 
 from chassis.errors import (
     DataLoss,
@@ -28,6 +27,7 @@ from chassis.telemetry import logger
 from headrace.program import preload
 from inference_service import metrics
 from inference_service.architecture import Architecture, check_table
+from inference_service.faults import is_out_of_memory
 from inference_service.fill import Fill, check_finite
 from inference_service.instance import Instance
 from inference_service.rehearsal import Rehearsal
@@ -237,7 +237,7 @@ def _preload() -> None:
 def _refusal(error: Exception) -> HeadraceError:
     if isinstance(error, HeadraceError):
         return error
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if is_out_of_memory(error):
         return ResourceExhausted("OUT_OF_MEMORY", "two versions do not fit into the memory")
     error_id = uuid.uuid4().hex[:12]
     log.error("load failed unexpectedly", error_id=error_id, exc_info=error)

@@ -53,35 +53,39 @@ class Watcher:
                 seen = self._store.wait_for_change(self._served.name, seen, self._poll_s)
                 self._look()
             except Exception as error:
-                self._report(_sentence(error), error)
+                self._report(*_words(error), error)
                 self._stopping.wait(PAUSE_AFTER_ERROR_S)
 
     def _look(self) -> None:
         channel = self._store.channel(self._served.name, self._served.directive.channel)
         acted_on = self._served.record
         if channel is None or channel == acted_on:
-            self._report("")
+            self._report()
         elif not _same_line(channel, acted_on) or channel.follows(acted_on):
             self._served.on_channel(channel)
-            self._report("")
+            self._report()
         else:
             self._report(
+                "CHANNEL_WENT_BACK",
                 f"channel {channel.name!r} of model {channel.model!r} went back from "
                 f"{_position(acted_on)} to {_position(channel)}; the store has lost data or "
-                "a fenced writer moved it"
+                "a fenced writer moved it",
             )
 
-    def _report(self, message: str, error: Exception | None = None) -> None:
-        if message and message != self._error and not self._stopping.is_set():
-            known = isinstance(error, HeadraceError)
+    def _report(self, reason: str = "", message: str = "", error: Exception | None = None) -> None:
+        """Tells the log once, and the status as long as it lasts; without words: all is well."""
+        text = f"{reason}: {message}" if reason else ""
+        if text and text != self._error and not self._stopping.is_set():
+            known = error is None or isinstance(error, HeadraceError)
             log.warning(
                 "model store is not followed",
                 model=self._served.name,
+                reason=reason,
                 message=message,
                 exc_info=None if known else error,
             )
-        self._error = message
-        self._served.on_store_error(message)
+        self._error = text
+        self._served.on_store_error(text)
 
 
 def _same_line(channel: Channel, acted_on: Channel | None) -> bool:
@@ -95,7 +99,7 @@ def _position(channel: Channel | None) -> str:
     return f"version {channel.version} (revision {channel.revision}, epoch {channel.epoch})"
 
 
-def _sentence(error: Exception) -> str:
+def _words(error: Exception) -> tuple[str, str]:
     if isinstance(error, HeadraceError):
-        return error.message
-    return f"the model store failed: {type(error).__name__}"
+        return error.reason, error.message
+    return "INTERNAL", f"the model store failed: {type(error).__name__}"

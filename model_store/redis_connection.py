@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from threading import Lock
-from time import sleep
+from time import monotonic, sleep
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -37,6 +37,9 @@ _PAUSES_S = (0.02, 0.2)
 # A blocking read must end before the socket gives up on it.
 MAX_BLOCK_S = 1.0
 
+# The policy can be set on a running server; asking costs a tenth of a millisecond.
+POLICY_FOR_S = 1.0
+
 _R = TypeVar("_R")
 _Command = tuple[str | bytes | int | memoryview, ...]
 
@@ -56,6 +59,8 @@ class RedisConnection:
         self.address = _without_password(url)
         self._scripts: dict[str, Any] = {}
         self._identity = b""
+        # When the policy was seen to be right.
+        self._admitted_at = float("-inf")
         self._admission = Lock()
 
     def ask(self, *command: str | bytes | int) -> Any:
@@ -122,18 +127,22 @@ class RedisConnection:
             raise _translated(error) from error
 
     def _admit(self) -> None:
-        """Before the first command: is this a server to keep versions in, and which one is it?"""
-        if self._identity:
+        """Is this a server to keep versions in, and, the first time, which one is it?"""
+        if monotonic() - self._admitted_at < POLICY_FOR_S:
             return
         with self._admission:
             memory, identity = self._asked_bare(("INFO", "memory"), ("GET", IDENTITY))
             _check_policy(str(memory.get("maxmemory_policy", "unknown")))
-            if identity is None:
-                # Only here is anything written: a full or read-only server still has its readers.
-                _, identity = self._asked_bare(
-                    ("SET", IDENTITY, uuid4().hex, "NX"), ("GET", IDENTITY)
-                )
-            self._identity = identity
+            if not self._identity:
+                self._identity = identity or self._begun()
+            self._admitted_at = monotonic()
+
+    def _begun(self) -> bytes:
+        """The identity of a store that is empty so far."""
+        # Only here is anything written: a full or read-only server still has its readers.
+        _, identity = self._asked_bare(("SET", IDENTITY, uuid4().hex, "NX"), ("GET", IDENTITY))
+        found: bytes = identity
+        return found
 
     def _asked_bare(self, *commands: _Command) -> list[Any]:
         return self._attempt(lambda: self._pipelined(commands))

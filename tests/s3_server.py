@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 ACCESS_KEY = "headrace"
 SECRET_KEY = "not-a-secret"
@@ -116,7 +116,7 @@ class S3Server:
                 assert time.monotonic() < deadline, log.read_text()[-3000:]
                 time.sleep(0.1)
 
-    def client(self, prefix: str = "") -> object:
+    def client(self, prefix: str = "") -> Any:
         """A bare client of the bucket."""
         # Here: a process that is forked must not have the client's threads.
         from obstore.store import S3Store

@@ -77,6 +77,7 @@ def replica_rows(address: str, status: replica_pb2.ReplicaGetStatusResponse) -> 
             "slots": slots_text(model),
             "swaps": model.swaps,
             "failure": _failure_text(model),
+            "store_error": status.store_error,
         }
         for model in status.models
     ]
@@ -91,10 +92,12 @@ def slots_text(model: replica_pb2.ReplicaModelStatus) -> str:
 
 
 def _failure_text(model: replica_pb2.ReplicaModelStatus) -> str:
+    """The failure of the version wanted, else the newest: one that starts tries older ones too."""
     if not model.failures:
         return ""
-    newest = model.failures[0]
-    return f"v{newest.version} {newest.reason}: {newest.message}"
+    wanted = (each for each in model.failures if each.version == model.wanted_version)
+    told = next(wanted, model.failures[0])
+    return f"v{told.version} {told.reason}: {told.message}"
 
 
 def endpoint_row(endpoint: gateway_pb2.EndpointStatus) -> Row:

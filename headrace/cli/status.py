@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -72,18 +73,22 @@ def status(
 
 
 def _replica_rows(seen: gateway_pb2.GatewayGetStatusResponse) -> list[Row]:
+    addresses = [endpoint.address for endpoint in seen.endpoints]
+    # Side by side: each that is stopped keeps its question until the timeout.
+    with ThreadPoolExecutor(max(1, len(addresses))) as threads:
+        return [row for rows in threads.map(_rows_of, addresses) for row in rows]
+
+
+def _rows_of(address: str) -> list[Row]:
     from chassis.errors import HeadraceError
     from headrace.cli.calls import REPLICA, calling, replica_rows
     from protos.headrace.v1 import replica_pb2
 
-    rows: list[Row] = []
-    for endpoint in seen.endpoints:
-        try:
-            with calling(endpoint.address, REPLICA) as stub:
-                request = replica_pb2.ReplicaGetStatusRequest()
-                answer: Any = stub.GetStatus(request, timeout=STATUS_TIMEOUT_S)
-        except HeadraceError:
-            # Another OIP server, or one that is down: the endpoint table says which.
-            continue
-        rows += replica_rows(endpoint.address, answer)
-    return rows
+    try:
+        with calling(address, REPLICA) as stub:
+            request = replica_pb2.ReplicaGetStatusRequest()
+            answer: Any = stub.GetStatus(request, timeout=STATUS_TIMEOUT_S)
+    except HeadraceError:
+        # Another OIP server, or one that is down: the endpoint table says which.
+        return []
+    return replica_rows(address, answer)

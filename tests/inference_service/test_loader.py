@@ -14,6 +14,7 @@ import torch
 from chassis import failpoints
 from chassis.errors import Unavailable
 from chassis.tensors import Signature, TensorSpec
+from inference_service.instance import Instance
 from inference_service.loader import Loader
 from inference_service.slot import SlotState
 from model_store.records import ProgramKind
@@ -351,6 +352,7 @@ def test_a_store_that_went_back_is_not_followed(line, follower, monkeypatch):
     before = replace(line.store.channel("affine", "stable"), version=1, revision=1)
     monkeypatch.setattr(follower.store, "channel", lambda *_: before)
     snapshot = follower.wait(lambda s: bool(s.store_error))
+    assert snapshot.store_error.startswith("CHANNEL_WENT_BACK: channel 'stable' of model 'affine'")
     assert "went back from version 2 (revision 2, epoch 0) to version 1" in snapshot.store_error
     assert snapshot.serving_version == 2
     monkeypatch.undo()
@@ -366,7 +368,8 @@ def test_a_store_that_does_not_answer_is_visible(line, follower, monkeypatch):
 
     monkeypatch.setattr(follower.store, "wait_for_change", gone)
     line.publish(2.0)
-    snapshot = follower.wait(lambda s: s.store_error == "the store does not answer")
+    sentence = "STORE_UNAVAILABLE: the store does not answer"
+    snapshot = follower.wait(lambda s: s.store_error == sentence)
     assert snapshot.serving_version in (1, 2)
     monkeypatch.undo()
     follower.wait_serving(2)
@@ -378,3 +381,19 @@ def test_a_channel_made_later_is_found(store_url, line):
         assert not follower.served.ready
         follower.wait_serving(line.publish(1.0))
         assert follower.served.ready
+
+
+def test_a_version_that_does_not_fit_is_named_and_tried_again(line, follower, monkeypatch):
+    line.publish(1.0)
+    follower.wait_serving(1)
+
+    def no_room(_instance):
+        # What torch says on a CPU; it has no class for it.
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 b")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Instance, "materialize", no_room)
+        line.publish(2.0)
+        failure = follower.wait_failed(2).failures[0]
+    assert (failure.reason, failure.permanent) == ("OUT_OF_MEMORY", False)
+    follower.wait_serving(2)

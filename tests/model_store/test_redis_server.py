@@ -50,6 +50,25 @@ def test_a_server_that_may_evict_is_refused(
     assert made(store, 1).version == 1
 
 
+def test_a_server_that_is_told_to_evict_while_it_runs_is_refused(
+    store: Store, admin: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_connection, "POLICY_FOR_S", 0.0)
+    made(store, 1)
+    admin.config_set("maxmemory-policy", "allkeys-lru")
+    for call in (
+        lambda: store.put_blob(b"x"),
+        lambda: store.channel(MODEL, "stable"),
+        lambda: store.acquire_epoch(MODEL, "trainer"),
+        lambda: store.wait_for_change(MODEL, 1, 60.0),
+    ):
+        with pytest.raises(FailedPrecondition) as raised:
+            call()
+        assert raised.value.reason == "STORE_EVICTS"
+    admin.config_set("maxmemory-policy", "noeviction")
+    assert made(store, 2).version == 2
+
+
 def test_a_full_server_takes_no_part_of_a_version(
     store: Store, mistreated_url: str, admin: redis.Redis
 ) -> None:

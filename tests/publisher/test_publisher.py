@@ -225,6 +225,22 @@ def test_a_blob_that_was_collected_is_sent_again(store_name):
     assert publisher.publish(nn.Linear(8, 8)) == 2
 
 
+@pytest.mark.parametrize("damaged", [bytearray.clear, lambda content: content.reverse()])
+def test_a_blob_that_was_damaged_is_repaired_by_the_next_publisher(tmp_path, damaged):
+    module = Featured()
+    with Publisher(f"file://{tmp_path}/store", "m", example_inputs=BATCH) as first:
+        first.publish(module)
+        blobs = sorted((tmp_path / "store" / "blobs").rglob("*/*"))
+        largest = max(blobs, key=lambda path: path.stat().st_size)
+        content = bytearray(largest.read_bytes())
+        damaged(content)
+        largest.write_bytes(content)
+        with Publisher(first.store, "m", example_inputs=BATCH) as second:
+            assert second.publish(module) == 2
+        for digest in newest(first.store, "m").digests():
+            first.store.read_blob(digest)
+
+
 def test_a_publisher_closes_only_the_store_it_opened(store, store_name):
     with Publisher(f"memory://{store_name}-own", Plain()) as own:
         assert own.publish(Featured()) == 1

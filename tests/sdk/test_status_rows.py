@@ -1,0 +1,27 @@
+"""What `headrace status` makes of a replica's answer."""
+
+from __future__ import annotations
+
+from headrace.cli.calls import replica_rows
+from protos.headrace.v1 import replica_pb2
+
+
+def row(*failures, wanted, store_error=""):
+    status = replica_pb2.ReplicaGetStatusResponse(store_error=store_error)
+    model = status.models.add(model="clicks", wanted_version=wanted)
+    for version, reason in failures:
+        model.failures.add(version=version, reason=reason, message="why")
+    (made,) = replica_rows("127.0.0.1:1", status)
+    return made
+
+
+def test_the_failure_shown_is_that_of_the_version_wanted():
+    # A replica that starts falls back: its newest failure is that of an older version.
+    fallen_back = row((3, "DIGEST_MISMATCH"), (4, "NON_FINITE"), wanted=4)
+    assert fallen_back["failure"] == "v4 NON_FINITE: why"
+    assert row((3, "DIGEST_MISMATCH"), (2, "PROBE_FAILED"), wanted=4)["failure"].startswith("v3 ")
+    assert row(wanted=4)["failure"] == ""
+
+
+def test_the_error_of_the_store_is_shown():
+    assert row(wanted=1, store_error="STORE_EVICTS: why")["store_error"] == "STORE_EVICTS: why"
