@@ -22,7 +22,7 @@ from uuid import uuid4
 import torch
 from torch import nn
 
-from chassis.errors import InvalidArgument, Unavailable
+from chassis.errors import FailedPrecondition, InvalidArgument, Unavailable
 from chassis.failpoints import failpoint
 from chassis.names import checked_name
 from chassis.telemetry import logger
@@ -39,6 +39,7 @@ from model_store.digests import digest
 from model_store.publication import Publication
 from model_store.publication import publish as commit
 from model_store.records import Manifest, Probe, Program, ProgramKind
+from model_store.rules import check_blobs
 
 log = logger(__name__)
 
@@ -247,11 +248,8 @@ class Publisher:
         """Blobs, then manifest, then channel."""
         if self.epoch is None:
             self.epoch = _retried(lambda: self.store.acquire_epoch(self.name, self.producer))
-        fenced, sent = self._planned(replace(manifest, epoch=self.epoch), blobs)
-        for name in sorted(_retried(lambda: self.store.missing_blobs(fenced.digests()))):
-            _retried(partial(self.store.put_blob, sent[name]))
-        failpoint("publish.after_blobs")
-        made = _retried(lambda: commit(self.store, fenced, channel=self.channel))
+        anchor = replace(manifest, epoch=self.epoch)
+        made = self._by_deltas(anchor, blobs) or self._put_and_commit(anchor, blobs)
         if self._lineage is not None:
             self._lineage.published(made.manifest, blobs)
         self.last_version = made.manifest.version
@@ -266,18 +264,28 @@ class Publisher:
             )
         return made
 
-    def _planned(
-        self, manifest: Manifest, blobs: Mapping[str, memoryview]
-    ) -> tuple[Manifest, Mapping[str, memoryview | bytes]]:
-        """The manifest as it is published, by deltas where they pay, and the blobs to send."""
-        derived = None if self._lineage is None else self._lineage.derived(manifest, blobs)
+    def _by_deltas(self, anchor: Manifest, blobs: Mapping[str, memoryview]) -> Publication | None:
+        """Publishes what changed; None where that does not pay or the store lost the base."""
+        derived = None if self._lineage is None else self._lineage.derived(anchor, blobs)
         if derived is None:
-            return manifest, blobs
-        planned, blob = derived
-        sent: dict[str, bytes | memoryview] = {**blobs, digest(blob): blob}
-        missing = _retried(lambda: self.store.missing_blobs(planned.digests()))
-        # Deltas on bytes that the store has lost help nobody: an anchor is whole again.
-        return (planned, sent) if missing <= sent.keys() else (manifest, blobs)
+            return None
+        manifest, blob = derived
+        try:
+            return self._put_and_commit(manifest, {**blobs, digest(blob): memoryview(blob)})
+        except FailedPrecondition as error:
+            if error.reason != "MISSING_BLOBS":
+                raise
+            log.warning("the store lost what deltas stand on", model=self.name, why=error.message)
+            return None
+
+    def _put_and_commit(self, manifest: Manifest, blobs: Mapping[str, memoryview]) -> Publication:
+        missing = _retried(lambda: self.store.missing_blobs(manifest.digests()))
+        # Of deltas, those before the newest and the anchor's tensors are not at hand.
+        check_blobs(missing - blobs.keys())
+        for name in sorted(missing):
+            _retried(partial(self.store.put_blob, blobs[name]))
+        failpoint("publish.after_blobs")
+        return _retried(lambda: commit(self.store, manifest, channel=self.channel))
 
 
 def _retried(call: Callable[[], _Result]) -> _Result:

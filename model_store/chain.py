@@ -2,8 +2,8 @@
 
 Decides how far back a tensor goes: from its digest step by step to bytes at hand, else to those
 that the store holds. So a reader that holds any version on the way takes the later deltas only,
-one that holds none takes the anchor and all of them, and what a slot holds of a load that failed
-counts too. Copying and digesting is left to `fill`.
+one that holds none takes the anchor and all of them, and what is left of a load that failed counts
+too. Where the bytes end, and whether they are right, is for the reader to say.
 """
 
 from __future__ import annotations
@@ -90,6 +90,22 @@ class Chain:
             self._kept[index] = found
         return found
 
+    def content(self, entry: TensorEntry) -> bytes | bytearray:
+        """The tensor's bytes, made of what the store holds alone; they are not digested.
+
+        Raises what `way` does, and DataLoss (SIZE_MISMATCH).
+        """
+        way = self.way(entry, ())
+        if not way.steps:
+            return sized(self._read(entry.digest), entry)
+        if way.start:
+            made = bytearray(sized(self._read(way.start), entry))
+        else:
+            made = bytearray(entry.size_bytes)
+        for index in way.steps:
+            self.apply(index, self.changes(index)[entry.name], memoryview(made))
+        return made
+
     def forget(self, index: int) -> None:
         """Lets go of the bytes of a delta."""
         self._kept.pop(index, None)
@@ -127,6 +143,20 @@ class Chain:
             f"the deltas of version {self._manifest.version} do not lead from stored bytes to "
             f"tensor {entry.name!r}",
         )
+
+
+def sized(content: bytes, entry: TensorEntry) -> bytes:
+    """The bytes of a tensor, if they are as many as its entry says.
+
+    Raises DataLoss (SIZE_MISMATCH).
+    """
+    if len(content) == entry.size_bytes:
+        return content
+    raise DataLoss(
+        "SIZE_MISMATCH",
+        f"the blob of tensor {entry.name!r} holds {len(content)} bytes; the manifest says "
+        f"{entry.size_bytes}",
+    )
 
 
 def _at(step: DeltaStep, error: DataLoss) -> DataLoss:
