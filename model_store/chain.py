@@ -41,7 +41,10 @@ class Chain:
         self._room = 0
 
     def keep(self, room: int) -> None:
-        """Lets deltas read from now on stay in memory while they fit into `room` bytes."""
+        """Lets deltas read from now on stay in memory while they fit into `room` bytes.
+
+        Without it each is read again for every tensor that `content` makes.
+        """
         self._room = room
 
     @property
