@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
+import pytest
 import torch
 
+from benchmarks.deltas import runs
 from benchmarks.deltas.__main__ import main
 from benchmarks.deltas.runs import Run, planned
 from benchmarks.deltas.sizes import measure
+
+
+@pytest.fixture(autouse=True)
+def short_training(monkeypatch) -> Iterator[None]:
+    monkeypatch.setitem(runs.WARM_UP, "digits", 10)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def test_every_way_to_store_a_version_is_measured():
@@ -32,7 +44,7 @@ def test_a_larger_step_changes_more():
 def test_the_report_has_every_run(tmp_path, capsys):
     assert main(["--no-encoder", "--versions", "1", "--json", str(tmp_path / "deltas.json")]) == 0
     record = json.loads((tmp_path / "deltas.json").read_text())
-    runs = [str(run) for run in planned(encoder=False)]
-    assert [row["run"] for row in record["runs"]] == runs
+    names = [str(run) for run in planned(encoder=False)]
+    assert [row["run"] for row in record["runs"]] == names
     printed = capsys.readouterr().out
-    assert all(run in printed for run in runs)
+    assert all(name in printed for name in names)
