@@ -42,6 +42,7 @@ from model_store.digests import digest
 from model_store.publication import Publication
 from model_store.publication import publish as commit
 from model_store.records import Manifest, ModuleConfig, Probe, Program, ProgramKind
+from model_store.rules import check_blobs
 
 log = logger(__name__)
 
@@ -271,7 +272,8 @@ class Publisher:
         """Blobs, then manifest, then channel."""
         if self.epoch is None:
             self.epoch = _retried(lambda: self.store.acquire_epoch(self.name, self.producer))
-        made = self._put_and_commit(replace(manifest, epoch=self.epoch), blobs)
+        anchor = replace(manifest, epoch=self.epoch)
+        made = self._by_deltas(anchor, blobs) or self._put_and_commit(anchor, blobs)
         if self._lineage is not None:
             self._lineage.published(made.manifest, blobs)
         self.last_version = made.manifest.version
@@ -286,18 +288,19 @@ class Publisher:
             )
         return made
 
-    def _planned(
-        self, manifest: Manifest, blobs: Mapping[str, memoryview]
-    ) -> tuple[Manifest, Mapping[str, memoryview | bytes]]:
-        """The manifest as it is published, by deltas where they pay, and the blobs to send."""
-        derived = None if self._lineage is None else self._lineage.derived(manifest, blobs)
+    def _by_deltas(self, anchor: Manifest, blobs: Mapping[str, memoryview]) -> Publication | None:
+        """Publishes what changed; None where that does not pay or the store lost the base."""
+        derived = None if self._lineage is None else self._lineage.derived(anchor, blobs)
         if derived is None:
-            return manifest, blobs
-        planned, blob = derived
-        sent: dict[str, bytes | memoryview] = {**blobs, digest(blob): blob}
-        missing = _retried(lambda: self.store.missing_blobs(planned.digests()))
-        # Deltas on bytes that the store has lost help nobody: an anchor is whole again.
-        return (planned, sent) if missing <= sent.keys() else (manifest, blobs)
+            return None
+        manifest, blob = derived
+        try:
+            return self._put_and_commit(manifest, {**blobs, digest(blob): memoryview(blob)})
+        except FailedPrecondition as error:
+            if error.reason != "MISSING_BLOBS":
+                raise
+            log.warning("the store lost what deltas stand on", model=self.name, why=error.message)
+            return None
 
     def _put_and_commit(self, manifest: Manifest, blobs: Mapping[str, memoryview]) -> Publication:
         for _ in range(COLLECTED_ATTEMPTS):
@@ -311,23 +314,18 @@ class Publisher:
         return self._put_once(manifest, blobs)
 
     def _put_once(self, manifest: Manifest, blobs: Mapping[str, memoryview]) -> Publication:
-        planned, sent = self._planned(manifest, blobs)
-        for name in self._to_send(planned.digests()):
-            _retried(partial(self.store.put_blob, sent[name]))
+        missing = _retried(lambda: self.store.missing_blobs(manifest.digests()))
+        # Of deltas, those before the newest and the anchor's tensors are not at hand.
+        check_blobs(missing - blobs.keys())
+        # The first time all that are at hand: one that earlier publishers left may be damaged by
+        # now. Replicas that hold it would not notice, one that starts would load no version.
+        sent = missing if self._sent else blobs.keys() & set(manifest.digests())
+        for name in sorted(sent):
+            _retried(partial(self.store.put_blob, blobs[name]))
         self._sent = True
         failpoint("publish.after_blobs")
-        vouched = planned if self._sign is None else self._sign(planned)
+        vouched = manifest if self._sign is None else self._sign(manifest)
         return _retried(lambda: commit(self.store, vouched, channel=self.channel))
-
-    def _to_send(self, digests: Sequence[str]) -> list[str]:
-        """Blobs that are put: those that are missing and, the first time, all.
-
-        One that earlier publishers left may be damaged by now. Replicas that hold it would not
-        notice, one that starts would load no version; putting it again repairs it.
-        """
-        if not self._sent:
-            return sorted(digests)
-        return sorted(_retried(lambda: self.store.missing_blobs(digests)))
 
 
 def _retried(call: Callable[[], _Result]) -> _Result:

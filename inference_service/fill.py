@@ -3,7 +3,7 @@
 Decides what need not be read again (a tensor unchanged since a version that one of the two slots
 holds), how much is fetched before the idle slot's version is given up, and that what counts is what
 lies in the slot afterwards: every tensor is digested where it was installed. Which deltas lead to a
-tensor is `chain`'s part; they are applied one after another, each to all tensors, in place.
+tensor is `model_store.chain`'s part; each is applied to all tensors, in place, before the next.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from headrace.program import TORCH_TYPES
 from inference_service.buffers import changing, tensor_of, view_of
 from inference_service.instance import Instance
 from model_store.blobs import Blobs
-from model_store.chain import Chain, Way
+from model_store.chain import Chain, Way, sized
 from model_store.digests import digest
 from model_store.records import Manifest, TensorEntry
 
@@ -135,12 +135,9 @@ class Fill:
         self._chain.forget(index)
 
     def _remake(self, entry: TensorEntry, target: Instance) -> None:
-        way = self._chain.way(entry, ())
-        if way.start:
-            self._copy(way.start, entry, target)
-        for index in way.steps:
-            with changing(target.tensors[entry.name]) as content:
-                self._chain.apply(index, self._chain.changes(index)[entry.name], content)
+        """Makes one tensor of nothing but what the store holds."""
+        source = tensor_of(self._chain.content(entry), entry.datatype, entry.shape, _CPU)
+        target.tensors[entry.name].copy_(source)
 
     def _copy(self, start: str, entry: TensorEntry, target: Instance) -> None:
         content = self._fetched.get(start)
@@ -150,14 +147,7 @@ class Fill:
         target.tensors[entry.name].copy_(source)
 
     def _read(self, name: str, entry: TensorEntry) -> bytes:
-        content = self._read_blob(name)
-        if len(content) != entry.size_bytes:
-            raise DataLoss(
-                "SIZE_MISMATCH",
-                f"the blob of tensor {entry.name!r} holds {len(content)} bytes; the manifest says "
-                f"{entry.size_bytes}",
-            )
-        return content
+        return sized(self._read_blob(name), entry)
 
     def _read_blob(self, name: str) -> bytes:
         self._go_on()

@@ -2,8 +2,8 @@
 
 Decides how far back a tensor goes: from its digest step by step to bytes at hand, else to those
 that the store holds. So a reader that holds any version on the way takes the later deltas only,
-one that holds none takes the anchor and all of them, and what a slot holds of a load that failed
-counts too. Copying and digesting is left to `fill`.
+one that holds none takes the anchor and all of them, and what is left of a load that failed counts
+too. Where the bytes end, and whether they are right, is for the reader to say.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from chassis.errors import DataLoss
 from model_store import delta
 from model_store.delta import TensorDelta
-from model_store.digests import verified
 from model_store.records import DeltaStep, Manifest, TensorEntry
 
 
@@ -42,7 +41,10 @@ class Chain:
         self._room = 0
 
     def keep(self, room: int) -> None:
-        """Lets deltas read from now on stay in memory while they fit into `room` bytes."""
+        """Lets deltas read from now on stay in memory while they fit into `room` bytes.
+
+        Without it each is read again for every tensor that `content` makes.
+        """
         self._room = room
 
     @property
@@ -74,25 +76,6 @@ class Chain:
             raise self._mismatch(entry)
         return Way(wanted, tuple(reversed(steps)))
 
-    def made(self, entry: TensorEntry) -> bytes | bytearray:
-        """The tensor's bytes, made of what the store holds alone and verified.
-
-        Raises what `way` does, DataLoss (SIZE_MISMATCH, DIGEST_MISMATCH).
-        """
-        way = self.way(entry, ())
-        if not way.steps:
-            return self._read(way.start)
-        content = bytearray(self._read(way.start) if way.start else entry.size_bytes)
-        if len(content) != entry.size_bytes:
-            raise DataLoss(
-                "SIZE_MISMATCH",
-                f"the blob of tensor {entry.name!r} holds {len(content)} bytes; the manifest says "
-                f"{entry.size_bytes}",
-            )
-        for index in way.steps:
-            self.apply(index, self.changes(index)[entry.name], memoryview(content))
-        return verified(content, entry.digest)
-
     def changes(self, index: int) -> dict[str, TensorDelta]:
         """The delta at that position of the manifest's, by tensor.
 
@@ -109,6 +92,22 @@ class Chain:
             self._room -= size_bytes
             self._kept[index] = found
         return found
+
+    def content(self, entry: TensorEntry) -> bytes | bytearray:
+        """The tensor's bytes, made of what the store holds alone; they are not digested.
+
+        Raises what `way` does, and DataLoss (SIZE_MISMATCH).
+        """
+        way = self.way(entry, ())
+        if not way.steps:
+            return sized(self._read(entry.digest), entry)
+        if way.start:
+            made = bytearray(sized(self._read(way.start), entry))
+        else:
+            made = bytearray(entry.size_bytes)
+        for index in way.steps:
+            self.apply(index, self.changes(index)[entry.name], memoryview(made))
+        return made
 
     def forget(self, index: int) -> None:
         """Lets go of the bytes of a delta."""
@@ -147,6 +146,20 @@ class Chain:
             f"the deltas of version {self._manifest.version} do not lead from stored bytes to "
             f"tensor {entry.name!r}",
         )
+
+
+def sized(content: bytes, entry: TensorEntry) -> bytes:
+    """The bytes of a tensor, if they are as many as its entry says.
+
+    Raises DataLoss (SIZE_MISMATCH).
+    """
+    if len(content) == entry.size_bytes:
+        return content
+    raise DataLoss(
+        "SIZE_MISMATCH",
+        f"the blob of tensor {entry.name!r} holds {len(content)} bytes; the manifest says "
+        f"{entry.size_bytes}",
+    )
 
 
 def _at(step: DeltaStep, error: DataLoss) -> DataLoss:

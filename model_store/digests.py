@@ -15,7 +15,7 @@ from chassis.errors import DataLoss, InvalidArgument
 
 ALGORITHM = "blake3"
 
-_Content = TypeVar("_Content", bytes, bytearray)
+_Content = TypeVar("_Content", bound=bytes | bytearray)
 
 _DIGEST = re.compile(rf"{ALGORITHM}:[0-9a-f]{{64}}", re.ASCII)
 

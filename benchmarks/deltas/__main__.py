@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         task = progress.add_task("starting", total=None)
         try:
             for run in planned(encoder=encoder):
+                if options.only not in str(run):
+                    continue
                 progress.update(task, description=str(run))
                 report.rows.append((run, measure(run, options.versions)))
         except KeyboardInterrupt:
@@ -42,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.deltas", description=__doc__)
     parser.add_argument("--versions", type=int, default=5, help="measured in each run")
     parser.add_argument("--json", type=Path, default=RESULTS, help="file to write")
+    parser.add_argument("--only", default="", help="runs whose name holds this")
     parser.add_argument(
         "--no-encoder", dest="encoder", action="store_false", help="the digits network alone"
     )

@@ -60,7 +60,7 @@ class Report:
             f"{found['date']}: `{found['command']}` on {found['cores']} cores of {found['cpu']}, "
             f"load average {found['load_average_before']} before; Python {found['python']}, torch "
             f"{found['versions']['torch']}; means of {self.versions} versions, zstd level 1. MB/s "
-            "are of the weights, not of the delta; one thread, the shortest of three times."
+            "are of the weights, not of the delta; CPU time of one thread, the shortest of three."
         )
 
 

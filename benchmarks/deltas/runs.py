@@ -23,7 +23,7 @@ from headrace.model import load_model
 from headrace.weights import State
 
 DIGITS_ROWS = 32
-SENTENCES, TOKENS = 32, 24
+SENTENCES, TOKENS = 16, 16
 TEMPERATURE = 0.05
 # Steps before the first version: an optimizer's first steps are larger than those that follow.
 WARM_UP = {"digits": 250, "encoder": 5}

@@ -24,7 +24,7 @@ from model_store.word_steps import words_of
 
 # Pieces into which a store could cut tensors, to leave out those that did not change.
 CHUNKS = (64 * 1024, 1024 * 1024)
-# The shortest of so many is taken: other work shares the cores.
+# The shortest of so many is taken: other work shares the caches.
 TRIES = 3
 MODEL = "measured"
 
@@ -36,8 +36,8 @@ class Sizes:
     """Means over the versions of a run; bytes are what a version takes in a store.
 
     `changed` is a part of all words, `by_one` a part of those: moved to a next float. `whole_bytes`
-    are those of tensors that are not worth a delta, within `delta_bytes`. Seconds are of one
-    thread, without digesting and without a store.
+    are those of tensors that are not worth a delta, within `delta_bytes`. Seconds are CPU time of
+    one thread, without digesting and without a store.
     """
 
     changed: float
@@ -141,10 +141,10 @@ def _decode_s(pairs: list[_Pair], blob: bytes) -> float:
 
     def once() -> float:
         contents = {pair.new.name: memoryview(bytearray(pair.before)) for pair in pairs}
-        started = time.perf_counter()
+        started = time.thread_time()
         for name, change in delta.decode(blob, MODEL, 1).items():
             change.apply(contents[name])
-        return time.perf_counter() - started
+        return time.thread_time() - started
 
     return min(once() for _ in range(TRIES))
 
@@ -153,7 +153,7 @@ def _timed(work: Callable[[], _R]) -> tuple[_R, float]:
     """What it gives, and the shortest of its times in seconds."""
     times = []
     for _ in range(TRIES):
-        started = time.perf_counter()
+        started = time.thread_time()
         result = work()
-        times.append(time.perf_counter() - started)
+        times.append(time.thread_time() - started)
     return result, min(times)

@@ -24,6 +24,7 @@ from chassis.failpoints import failpoint
 from headrace.folder import layout
 from model_store import Store, open_store
 from model_store.chain import Chain
+from model_store.digests import verified
 from model_store.records import Manifest, TensorEntry
 
 # Deltas beyond are read again for each tensor.
@@ -120,7 +121,7 @@ def _write_tensors(path: Path, chain: Chain, entries: Sequence[TensorEntry]) -> 
     with path.open("xb") as file:
         file.write(layout.header(entries))
         for entry in entries:
-            file.write(chain.made(entry))
+            file.write(verified(chain.content(entry), entry.digest))
         file.flush()
         os.fsync(file.fileno())
 

@@ -290,6 +290,7 @@ def test_a_failed_load_leaves_a_slot_that_the_next_load_can_use(drifts, at_first
 
 
 @pytest.mark.system
+@pytest.mark.timeout(300)
 def test_a_publisher_killed_between_its_delta_and_its_manifest(store_url):
     """Version 3's delta is stored, version 3 is not; the next publisher starts anew."""
     killed = subprocess.run(
@@ -300,7 +301,7 @@ def test_a_publisher_killed_between_its_delta_and_its_manifest(store_url):
         ],
         cwd=ROOT,
         check=False,
-        timeout=100,
+        timeout=200,
     )
     assert killed.returncode == -signal.SIGKILL
     with open_store(store_url) as store:
@@ -323,3 +324,12 @@ def test_memory_that_is_not_contiguous_is_changed_through_a_copy():
         content[:2] = b"\x07\x01"
     assert wide[0, 0] == 0x0107
     assert wide.flatten()[1:].tolist() == list(range(1, 12))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_memory_on_a_gpu_is_changed_through_a_copy():
+    there = torch.arange(12, dtype=torch.int16, device="cuda")
+    with changing(there) as content:
+        content[:2] = b"\x07\x01"
+    assert there.tolist() == [0x0107, *range(1, 12)]

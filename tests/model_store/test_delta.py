@@ -291,6 +291,23 @@ def test_a_claim_of_much_allocates_little(claim):
         tracemalloc.stop()
 
 
+def test_applying_takes_memory_for_one_segment():
+    words = 8 * SEGMENT_WORDS
+    before = bytes(2 * words)
+    after = np.zeros(words, "<u2")
+    after[::50] = 1
+    blob = delta.encode(MODEL, 7, [changed("BF16", before, after.tobytes())])
+    content = bytearray(before)
+    change = delta.decode(blob, MODEL, 7)["w"]
+    tracemalloc.start()
+    try:
+        change.apply(memoryview(content))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert content == after.tobytes()
+
+
 def test_the_wrong_memory_is_refused():
     with pytest.raises(DataLoss, match="'w' is 4 bytes, not 8"):
         applied(stepped("FP32", bytes(8), b"\x01" + bytes(7)), bytes(4))

@@ -9,6 +9,7 @@ from torch import nn
 from chassis.errors import InvalidArgument
 from headrace import Publisher, lineage
 from model_store import open_store
+from model_store.chain import Chain
 from model_store.records import Manifest
 from tests.model_store.raw import raw_of
 from tests.publisher.drifting import BATCH, MODEL, Drifting, drift, fresh, raw, restored
@@ -199,3 +200,13 @@ def test_tied_tensors_travel_once(store):
     tied_bytes = drifted(publisher, module).deltas[0].size_bytes
     assert tied_bytes < 0.6 * drifted(untied, apart).deltas[0].size_bytes
     drifted(publisher, module)
+
+
+def test_a_reader_without_slots_makes_every_tensor(store):
+    module, publisher = fresh(), Publisher(store, MODEL, example_inputs=BATCH)
+    for _ in range(4):
+        manifest = drifted(publisher, module)
+        chain = Chain(manifest, store.read_blob)
+        made = {entry.name: bytes(chain.content(entry)) for entry in manifest.tensors}
+        assert made == restored(store, manifest)
+    assert len(manifest.deltas) == 3
