@@ -209,7 +209,7 @@ async def test_an_unload_lets_go_of_slots_and_threads(live, other):
     other.publish(5.0)
     await live.triton.load_model("other")
     weights = weakref.ref(live.replica.models["other"].slots.serving.instance)
-    assert threads_of("other") == {"watch-other", "load-other"}
+    assert threads_of("other") == {"watch-other", "load-other", "lease-other"}
     await live.infer(X, model="other")
     await live.triton.unload_model("other")
     assert not threads_of("other")
