@@ -92,8 +92,8 @@ class Collection:
     wish: Wish
     now_ms: int
     on_progress: Callable[[str, int], None] = _silent
-    _problems: list[str] = field(default_factory=list)
-    _unreadable: bool = False
+    _problems: list[str] = field(default_factory=list, init=False)
+    _unreadable: bool = field(default=False, init=False)
 
     def run(self) -> Collected:
         """Collects. Raises what the store raises when it does not answer; run it again then."""

@@ -88,6 +88,18 @@ def other(store: Store) -> Line:
     return Line(store, "other")
 
 
+async def test_a_version_that_was_removed_cannot_be_pinned(live, line, store):
+    for weight in (2.0, 3.0, 4.0):
+        await live.wait_serving(line.publish(weight))
+    assert store.remove_versions("affine", [1]).removed == (1,)
+    code, sentence = await refused(live.triton.load_model("affine", config=pin(1)))
+    assert code == "NOT_FOUND"
+    assert sentence == (
+        "version 1 of model 'affine' was removed from the model store; its newest versions: 2, 3, 4"
+    )
+    assert await live.version() == 4
+
+
 async def test_a_pinned_version_stays_until_it_is_followed_again(live, line):
     line.publish(2.0)
     await live.wait_serving(2)

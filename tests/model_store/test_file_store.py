@@ -180,7 +180,7 @@ def test_where_locks_are_ignored_each_version_still_has_one_writer(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextmanager
-    def ignored(path: Path) -> Iterator[None]:
+    def ignored(path: Path, *, shared: bool = False) -> Iterator[None]:
         yield
 
     monkeypatch.setattr(durable_files, "locked", ignored)
