@@ -1,4 +1,4 @@
-"""A served model with the two threads that keep it: one watches its channel, one loads."""
+"""A served model with the threads that keep it: one watches its channel, one loads, one leases."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from inference_service.architecture import Architecture
+from inference_service.leases import Leases
 from inference_service.loader import Loader
 from inference_service.sequences import SequenceBounds
 from inference_service.served import ServedModel
@@ -17,7 +18,7 @@ from model_store.store import Store
 
 
 class Following:
-    """`start` begins, `stop` asks both threads to end, `join` waits for them."""
+    """`start` begins, `stop` asks all threads to end, `join` waits for them."""
 
     def __init__(
         self,
@@ -35,17 +36,20 @@ class Following:
         )
         self.served = ServedModel(followed, on_first_flip, bounds)
         self._watcher = Watcher(store, self.served, poll_s=settings.poll_s)
+        self._leases = Leases(store, self.served, ttl_s=settings.lease_s)
         self._loader = Loader(
             store,
             blobs,
             self.served,
             architecture,
+            self._leases,
             staging_bytes=settings.staging_bytes,
             trust=trust,
         )
 
     def start(self) -> None:
         """Starts to watch and to load."""
+        self._leases.start()
         self._watcher.start()
         self._loader.start()
 
@@ -53,9 +57,15 @@ class Following:
         """The loader ends before its next step, the watcher after its look at the store."""
         self._watcher.stop()
         self.served.stop()
+        self._leases.stop()
+
+    def join_leases(self, timeout_s: float) -> None:
+        """Blocks until the leases are released, for at most `timeout_s`; the store must be open."""
+        self._leases.join(timeout_s)
 
     def join(self, timeout_s: float) -> None:
-        """Blocks until both have ended, for at most `timeout_s`."""
+        """Blocks until all have ended, for at most `timeout_s`."""
         until = time.monotonic() + timeout_s
         self._loader.join(timeout_s)
+        self._leases.join(max(0.0, until - time.monotonic()))
         self._watcher.join(max(0.0, until - time.monotonic()))

@@ -20,6 +20,7 @@ from chassis.errors import (
     FailedPrecondition,
     HeadraceError,
     Internal,
+    NotFound,
     ResourceExhausted,
 )
 from chassis.failpoints import failpoint
@@ -30,6 +31,7 @@ from inference_service.architecture import Architecture, check_table
 from inference_service.faults import is_out_of_memory
 from inference_service.fill import Fill, check_finite
 from inference_service.instance import Instance
+from inference_service.leases import Leases
 from inference_service.rehearsal import Rehearsal
 from inference_service.served import ServedModel
 from inference_service.slot import Slot
@@ -66,6 +68,7 @@ class Loader:
         blobs: Blobs,
         served: ServedModel,
         architecture: Architecture,
+        leases: Leases,
         *,
         staging_bytes: int,
         trust: Trust | None = None,
@@ -73,6 +76,7 @@ class Loader:
         self._trust = trust or Trust()
         self._store = store
         self._blobs = blobs
+        self._leases = leases
         self._served = served
         self._architecture = architecture
         self._staging_bytes = staging_bytes
@@ -97,8 +101,9 @@ class Loader:
             except Stopped:
                 return
             except Exception as error:
-                self._refuse(version, error)
+                self._refuse(version, self._cause(version, error))
             finally:
+                self._leases.on_loaded()
                 self._served.on_step("")
 
     def _load(self, version: int, started: float) -> None:
@@ -108,6 +113,7 @@ class Loader:
             self._flip(standby, standby.manifest, started)
             return
         manifest = self._read_manifest(version)
+        self._leases.on_load(manifest)
         self._step("table")
         fresh = self._fresh_instance(manifest)
         if fresh is not None:
@@ -201,6 +207,16 @@ class Loader:
             load_ms=round(seconds * 1000, 1),
         )
         failpoint("load.after_flip")
+
+    def _cause(self, version: int, error: Exception) -> Exception:
+        """What is behind `error`: of a version that was removed meanwhile a blob is gone first."""
+        if not isinstance(error, NotFound):
+            return error
+        try:
+            self._store.manifest(self._served.name, version)
+        except HeadraceError as cause:
+            return cause
+        return error
 
     def _refuse(self, version: int, error: Exception) -> None:
         refusal = _refusal(error)

@@ -173,6 +173,7 @@ class Replica:
 
     def _end_threads(self) -> None:
         self.repository.stop()
+        self.repository.join_leases()
         # Wakes the watchers.
         self._store.close()
         self._executor.stop(JOIN_S)

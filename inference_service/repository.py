@@ -11,6 +11,7 @@ Owned by the event loop. Loads of one model take turns; one whose caller went aw
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,8 @@ log = logger(__name__)
 
 # A loader ends between two steps of a load, a watcher after its wait for the store.
 JOIN_S = 5.0
+# For releasing leases at the end; what a store that does not answer keeps expires by itself.
+RELEASE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,12 @@ class Repository:
         self._leaving += self._followings.values()
         for following in self._leaving:
             following.stop()
+
+    def join_leases(self) -> None:
+        """Blocks until the leases are released, after `stop` and before the store is closed."""
+        until = time.monotonic() + RELEASE_S
+        for following in self._leaving:
+            following.join_leases(max(0.0, until - time.monotonic()))
 
     def join(self) -> None:
         """Blocks until the threads have ended."""

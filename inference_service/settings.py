@@ -84,6 +84,10 @@ class ReplicaSettings(ContentSettings, HttpSettings, ProtectedSettings):
     max_responses_ahead: int = Field(4, ge=2)
     # Bytes of one gRPC message.
     max_message_bytes: int = Field(DEFAULT_MESSAGE_BYTES, ge=1024)
+    # Seconds for which a version that is held or loaded is leased in the store, renewed at a third,
+    # so that `headrace store gc` leaves it alone; 0 takes no leases. Hosts' clocks may differ by
+    # two thirds of it.
+    lease_s: float = Field(300.0, ge=0, le=86_400)
     # Bytes of new tensors fetched before the standby version is given up; the rest streams in.
     staging_bytes: int = Field(256 * MIB, ge=0)
     # Directory in which the replicas of a machine keep blobs, so that the store is read once for

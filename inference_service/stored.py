@@ -87,9 +87,11 @@ def _target(store: Store, model: str, directive: Directive) -> Target:
     if directive.version:
         if directive.version not in versions:
             shown = ", ".join(map(str, versions[-20:]))
+            # Numbers are handed out one after another.
+            state = "was removed from" if 0 < directive.version < versions[-1] else "is not in"
             raise NotFound(
                 "VERSION_NOT_FOUND",
-                f"version {directive.version} of model {model!r} is not in the model store; its "
+                f"version {directive.version} of model {model!r} {state} the model store; its "
                 f"newest versions: {shown}",
                 field="parameters[config]",
             )

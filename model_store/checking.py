@@ -90,8 +90,8 @@ class Check:
     model: str | None = None
     sizes_only: bool = False
     on_progress: Callable[[str, int, int], None] = _silent
-    _findings: list[Finding] = field(default_factory=list)
-    _needs: dict[str, _Need] = field(default_factory=dict)
+    _findings: list[Finding] = field(default_factory=list, init=False)
+    _needs: dict[str, _Need] = field(default_factory=dict, init=False)
 
     def run(self) -> Report:
         """Looks. Raises what the store raises when it does not answer, and NotFound

@@ -92,8 +92,8 @@ class Collection:
     wish: Wish
     now_ms: int
     on_progress: Callable[[str, int], None] = _silent
-    _problems: list[str] = field(default_factory=list)
-    _unreadable: bool = False
+    _problems: list[str] = field(default_factory=list, init=False)
+    _unreadable: bool = field(default=False, init=False)
 
     def run(self) -> Collected:
         """Collects. Raises what the store raises when it does not answer; run it again then."""
@@ -105,7 +105,7 @@ class Collection:
         failpoint("gc.after_versions")
         named = self._named({one.model: one.removed for one in models})
         unnamed = _Unnamed()
-        for blob, deleted in self._deletions(named, since_ms, unnamed):
+        for blob, deleted in self._deletions(named, since_ms):
             unnamed.count(blob, deleted=deleted)
             self.on_progress("blobs", unnamed.seen)
         return Collected(
@@ -119,7 +119,7 @@ class Collection:
         )
 
     def _collect_model(self, model: str, since_ms: int, count: int) -> ModelCollection:
-        self.on_progress("versions", count)
+        self.on_progress("models", count)
         try:
             line = self._read(model)
         except DataLoss as error:
@@ -169,7 +169,8 @@ class Collection:
                 self._cannot_read(error)
                 continue
             read = partial(self._digests, model)
-            named.update(*side_by_side(read, sorted(left), _THREADS))
+            for digests in side_by_side(read, sorted(left), _THREADS):
+                named.update(digests)
         return named
 
     def _digests(self, model: str, version: int) -> list[str]:
@@ -188,9 +189,7 @@ class Collection:
             "with `headrace versions remove`, or repair it"
         )
 
-    def _deletions(
-        self, named: set[str], since_ms: int, unnamed: _Unnamed
-    ) -> Iterator[tuple[Blob, bool]]:
+    def _deletions(self, named: set[str], since_ms: int) -> Iterator[tuple[Blob, bool]]:
         """Each blob that no version names, and whether it was deleted."""
         found = (blob for blob in self.store.blobs() if blob.digest not in named)
         if self._unreadable:

@@ -117,10 +117,12 @@ class S3Store(LineStore):
         failpoint("gc.before_blob")
         self._objects.delete(path)
         failpoint("gc.after_blob")
-        if self._marked_ms(digest) >= unused_since_ms:
+        marked_ms = self._marked_ms(digest)
+        if marked_ms >= unused_since_ms:
             self._put_back(digest, stored.content)
             return False
-        self._objects.delete(_path("uses", digest))
+        if marked_ms:
+            self._objects.delete(_path("uses", digest))
         return True
 
     def read_blob(self, digest: str) -> bytes:

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 
 from inference_service.architecture import Architecture
+from inference_service.leases import Leases
 from inference_service.loader import Loader
 from inference_service.served import ServedModel, ServedSnapshot
 from inference_service.settings import Followed
 from inference_service.slot import Slot
 from inference_service.trust import Trust
 from inference_service.watcher import Watcher
-from model_store import open_store
+from model_store import Store, open_store
 
 WITHIN_S = 20.0
 
@@ -31,19 +32,23 @@ class Follower:
         allow_import_path: bool = True,
         staging: int = 2**20,
         trust: Trust | None = None,
+        lease_s: float = 300.0,
+        store: Store | None = None,
     ) -> None:
-        self.store = open_store(url)
+        self.store = store or open_store(url)
         self.first_flips = 0
         self.served = ServedModel(Followed(model, "stable"), self._on_first_flip)
         architecture = Architecture(
             self.store, torch.device("cpu"), allow_import_path=allow_import_path
         )
         self.watcher = Watcher(self.store, self.served, poll_s=0.2)
+        self.leases = Leases(self.store, self.served, ttl_s=lease_s)
         self.loader = Loader(
             self.store,
             self.store,
             self.served,
             architecture,
+            self.leases,
             staging_bytes=staging,
             trust=trust,
         )
@@ -52,6 +57,7 @@ class Follower:
         self.first_flips += 1
 
     def __enter__(self) -> Follower:
+        self.leases.start()
         self.watcher.start()
         self.loader.start()
         return self
@@ -59,6 +65,8 @@ class Follower:
     def __exit__(self, *_error: object) -> None:
         self.watcher.stop()
         self.served.stop()
+        self.leases.stop()
+        self.leases.join(WITHIN_S)
         self.store.close()
         self.watcher.join(WITHIN_S)
         self.loader.join(WITHIN_S)

@@ -88,6 +88,18 @@ def other(store: Store) -> Line:
     return Line(store, "other")
 
 
+async def test_a_version_that_was_removed_cannot_be_pinned(live, line, store):
+    for weight in (2.0, 3.0, 4.0):
+        await live.wait_serving(line.publish(weight))
+    assert store.remove_versions("affine", [1]).removed == (1,)
+    code, sentence = await refused(live.triton.load_model("affine", config=pin(1)))
+    assert code == "NOT_FOUND"
+    assert sentence == (
+        "version 1 of model 'affine' was removed from the model store; its newest versions: 2, 3, 4"
+    )
+    assert await live.version() == 4
+
+
 async def test_a_pinned_version_stays_until_it_is_followed_again(live, line):
     line.publish(2.0)
     await live.wait_serving(2)
@@ -209,7 +221,7 @@ async def test_an_unload_lets_go_of_slots_and_threads(live, other):
     other.publish(5.0)
     await live.triton.load_model("other")
     weights = weakref.ref(live.replica.models["other"].slots.serving.instance)
-    assert threads_of("other") == {"watch-other", "load-other"}
+    assert threads_of("other") == {"watch-other", "load-other", "lease-other"}
     await live.infer(X, model="other")
     await live.triton.unload_model("other")
     assert not threads_of("other")

@@ -14,6 +14,7 @@ from model_store.collection import Wish
 from model_store.digests import digest
 from model_store.publication import publish, rollback
 from model_store.records import Manifest
+from model_store.s3_line import S3Line
 from model_store.s3_objects import S3Objects
 from tests.model_store.collecting import blobs_of, collected, collected_beside, named_by
 from tests.model_store.conftest import Opener, reason
@@ -284,6 +285,28 @@ def test_a_blob_used_between_look_and_delete_is_put_back(
     assert not opened().delete_blob(name, unused_since_ms=saw_ms)
     assert [one.version for one in made_ones] == [1]
     assert store.read_blob(name) == weights(1)
+
+
+@pytest.mark.parametrize("store_url", ["s3"], indirect=True)
+def test_a_publisher_that_stood_still_for_a_whole_collection_looks_again(
+    store: Store, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(store, 1)
+    manifest, collector = stored(store, 2), opened()
+    commit, stood_still = S3Line.commit, []
+
+    def late(self: S3Line) -> bool:
+        if not stood_still:
+            stood_still.append(self)
+            # Nothing to remove, but a blob to delete: hours later, nobody has named it.
+            assert collected(collector, keep=1).deleted_blobs == 1
+        return commit(self)
+
+    monkeypatch.setattr(S3Line, "commit", late)
+    with pytest.raises(FailedPrecondition) as raised:
+        store.create_version(manifest)
+    assert reason(raised) == "MISSING_BLOBS"
+    assert store.versions(MODEL) == [1]
 
 
 def test_a_reader_without_a_lease_is_told(store: Store) -> None:

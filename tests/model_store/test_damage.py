@@ -11,11 +11,13 @@ from model_store import Store
 from model_store.publication import publish
 from model_store.record_bytes import (
     decode_channel,
+    decode_lease,
     decode_manifest,
     encode_channel,
+    encode_lease,
     encode_manifest,
 )
-from model_store.records import Channel, ChannelMove
+from model_store.records import Channel, ChannelMove, Lease
 from tests.model_store.raw import raw_of
 from tests.model_store.samples import MODEL, assert_whole, made, stored, unstored, weights
 
@@ -139,6 +141,7 @@ def test_any_flipped_bit_of_a_record_is_detected() -> None:
     records: list[tuple[bytes, Callable[[bytes], object]]] = [
         (encode_manifest(unstored(1)), lambda record: decode_manifest(record, MODEL)),
         (encode_channel(channel), lambda record: decode_channel(record, MODEL, "stable")),
+        (encode_lease(Lease(3, "host:1", 5)), lambda record: decode_lease(record, "the lease")),
     ]
     for record, decode in records:
         decode(record)

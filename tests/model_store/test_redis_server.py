@@ -19,7 +19,8 @@ from chassis.errors import (
 )
 from model_store import Store, open_store, redis_connection
 from model_store.publication import publish
-from tests.model_store.samples import MODEL, assert_whole, made, stored
+from tests.model_store.collecting import collected
+from tests.model_store.samples import MODEL, assert_readable, assert_whole, made, stored
 
 
 @pytest.fixture
@@ -88,6 +89,24 @@ def test_a_full_server_takes_no_part_of_a_version(
         assert (assert_whole(reader), reader.revision(MODEL)) == ([1], 2)
     admin.config_set("maxmemory", 0)
     assert publish(store, manifest).channel.version == 2
+
+
+def test_a_full_server_is_freed_by_collecting(
+    store: Store, mistreated_url: str, admin: redis.Redis
+) -> None:
+    for step in range(6):
+        publish(store, stored(store, step))
+    orphan = store.put_blob(b"y" * 100_000)
+    admin.config_set("maxmemory", "1mb")
+    with pytest.raises(ResourceExhausted):
+        store.lease(MODEL, 1, "reader", 60)
+    with open_store(mistreated_url) as collector:
+        done = collected(collector, keep=1)
+    assert done.models[0].removed == (1, 2, 3, 4)
+    assert (done.deleted_blobs, store.missing_blobs([orphan])) == (5, {orphan})
+    admin.config_set("maxmemory", 0)
+    assert publish(store, stored(store, 6)).manifest.version == 7
+    assert assert_readable(store) == [5, 6, 7]
 
 
 def test_a_read_only_server_is_unavailable_for_writing(

@@ -16,7 +16,7 @@ import pytest
 
 from chassis import failpoints
 from chassis.errors import DataLoss, FailedPrecondition, Unavailable
-from model_store import Store, open_store, s3_objects
+from model_store import Store, open_store, s3_objects, s3_store
 from model_store.line_bytes import decode_line
 from model_store.publication import publish
 from model_store.s3_line import S3Line
@@ -58,6 +58,17 @@ def test_objects_of_every_number_of_parts_come_back(
     found = objects.read("x")
     assert found is not None
     assert (found.content, objects.entry("x")) == (content, S3Entry("x", size, ANY))
+
+
+def test_only_blobs_put_long_ago_are_marked_when_used(
+    store: Store, objects: S3Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        made(store, 1)
+    assert list(objects.entries("uses")) == []
+    monkeypatch.setattr(s3_store, "MARK_AFTER_S", -3600)
+    made(store, 1)
+    assert len(list(objects.entries("uses"))) == 3
 
 
 def test_a_blob_of_several_upload_parts_comes_back(store: Store) -> None:

@@ -58,5 +58,21 @@ class FlakyStore(MemoryStore):
         return self._call("create_version", lambda: made)
 
 
+class CollectedStore(MemoryStore):
+    """A collector takes every blob just before `create_version`, `times` times."""
+
+    def __init__(self, name: str, times: int) -> None:
+        super().__init__(name)
+        self.times = times
+        self.collections = 0
+
+    def create_version(self, manifest: Manifest) -> Manifest:
+        if self.collections < self.times:
+            self.collections += 1
+            for blob in list(self.blobs()):
+                self.delete_blob(blob.digest, unused_since_ms=blob.use_time_ms + 1)
+        return super().create_version(manifest)
+
+
 def newest(store: Store, model: str) -> Manifest:
     return store.manifest(model, store.versions(model)[-1])

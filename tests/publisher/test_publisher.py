@@ -18,7 +18,7 @@ from model_store.publication import rollback
 from model_store.records import Manifest
 from model_store.signing import load_trusted_keys, new_key, verify
 from tests.publisher.modules import Counting, Featured, Plain
-from tests.publisher.stores import CountingStore, FlakyStore, newest
+from tests.publisher.stores import CollectedStore, CountingStore, FlakyStore, newest
 
 BATCH = torch.linspace(-1, 1, 24).reshape(3, 8)
 
@@ -239,6 +239,25 @@ def test_a_blob_that_was_damaged_is_repaired_by_the_next_publisher(tmp_path, dam
             assert second.publish(module) == 2
         for digest in newest(first.store, "m").digests():
             first.store.read_blob(digest)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_blobs_that_go_before_the_version_is_made_are_sent_again(store_name, times):
+    store = CollectedStore(store_name, times)
+    publisher = Publisher(store, "m", example_inputs=BATCH)
+    module = nn.Linear(8, 8)
+    assert publisher.publish(module) == 1
+    manifest = store.manifest("m", 1)
+    assert store.missing_blobs(manifest.digests()) == set()
+    assert restored(store, manifest)(BATCH).equal(module(BATCH))
+    assert store.collections == times
+
+
+def test_a_publisher_whose_blobs_always_go_says_so(store_name):
+    publisher = Publisher(CollectedStore(store_name, 10), "m", example_inputs=BATCH)
+    with pytest.raises(FailedPrecondition) as raised:
+        publisher.publish(nn.Linear(8, 8))
+    assert raised.value.reason == "MISSING_BLOBS"
 
 
 def test_a_publisher_closes_only_the_store_it_opened(store, store_name):
