@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from inference_service.architecture import Architecture
+from inference_service.architecture import Architecture, Choice
 from inference_service.loader import Loader
+from inference_service.precision import Precision
 from inference_service.sequences import SequenceBounds
 from inference_service.served import ServedModel
 from inference_service.settings import Followed, ReplicaSettings
@@ -32,7 +33,11 @@ class Following:
         self.served = ServedModel(followed, on_first_flip, bounds)
         self._watcher = Watcher(store, self.served, poll_s=settings.poll_s)
         self._loader = Loader(
-            store, self.served, architecture, staging_bytes=settings.staging_bytes
+            store,
+            self.served,
+            architecture,
+            staging_bytes=settings.staging_bytes,
+            choice=Choice(settings.engine, Precision(settings.precision)),
         )
 
     def start(self) -> None:

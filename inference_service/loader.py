@@ -26,7 +26,7 @@ from chassis.failpoints import failpoint
 from chassis.telemetry import logger
 from headrace.program import preload
 from inference_service import metrics
-from inference_service.architecture import Architecture, check_table
+from inference_service.architecture import AS_IT_COMES, Architecture, Choice, check_table
 from inference_service.fill import Fill, check_finite
 from inference_service.instance import Instance
 from inference_service.rehearsal import Rehearsal
@@ -64,11 +64,13 @@ class Loader:
         architecture: Architecture,
         *,
         staging_bytes: int,
+        choice: Choice = AS_IT_COMES,
     ) -> None:
         self._store = store
         self._served = served
         self._architecture = architecture
         self._staging_bytes = staging_bytes
+        self._choice = choice
         self._thread = threading.Thread(
             target=self._pursue, name=f"load-{served.name}", daemon=True
         )
@@ -147,7 +149,7 @@ class Loader:
         if idle is not None and idle.fits(manifest):
             check_table(manifest, idle)
             return None
-        return self._architecture.build(manifest)
+        return self._architecture.build(manifest, self._choice, go_on=self._go_on)
 
     def _holders(self, fresh: Instance | None) -> tuple[Instance, ...]:
         # An idle build that is about to be replaced must not be kept alive: three would not fit.

@@ -2,8 +2,9 @@
 
 The warm-up pays for first calls (allocation, kernel choice) and shows that the module computes what
 its signature promises at the smallest and the largest batch. The probe runs the publisher's golden
-inputs and compares with its golden outputs: numbers within the probe's tolerance, BYTES exactly. Of
-a decoupled model a few responses are computed, then the generation is closed.
+inputs and compares with its golden outputs: numbers within the probe's tolerance (widened where the
+replica computes in another precision, see `precision`), BYTES exactly. Of a decoupled model a few
+responses are computed, then the generation is closed.
 """
 
 from __future__ import annotations
@@ -19,13 +20,11 @@ from chassis.errors import FailedPrecondition, HeadraceError
 from chassis.tensors import Signature, TensorSpec
 from headrace.probe import Golden, decode_probe, first_responses
 from headrace.program import TORCH_TYPES
-from headrace.values import Value, copied, moved
+from headrace.values import FREE_SIZE, Value, copied, moved
 from inference_service.faults import BadOutput, ModelFailure
 from inference_service.instance import Instance
+from inference_service.precision import Precision, differing
 from model_store.records import Probe
-
-# The size of a free dimension that is not the batch, where no golden input shows a better one.
-FREE_SIZE = 8
 
 _Result = TypeVar("_Result")
 
@@ -67,7 +66,8 @@ class Rehearsal:
                 )
             for answer, wanted in zip(found, answers, strict=True):
                 for spec, one, other in zip(self._signature.results, answer, wanted, strict=True):
-                    self._compare(spec.name, moved(one, torch.device("cpu")), other[rows])
+                    output = moved(one, torch.device("cpu"))
+                    self._compare(spec.name, output, other[rows], instance.precision)
 
     def _parts(self) -> Iterator[slice | EllipsisType]:
         most = self._signature.max_batch_size
@@ -99,7 +99,7 @@ class Rehearsal:
         golden = self._golden.inputs[index]
         return golden[np.arange(rows) % golden.shape[0]] if rows else golden
 
-    def _compare(self, name: str, output: Value, golden: Value) -> None:
+    def _compare(self, name: str, output: Value, golden: Value, precision: Precision) -> None:
         if output.shape != golden.shape:
             raise FailedPrecondition(
                 "PROBE_FAILED",
@@ -107,27 +107,26 @@ class Rehearsal:
                 f"{list(golden.shape)}",
             )
         if isinstance(output, torch.Tensor) and isinstance(golden, torch.Tensor):
-            self._compare_numbers(name, output, golden)
+            self._compare_numbers(name, output, golden, precision)
         elif not np.array_equal(np.asarray(output), np.asarray(golden)):
             raise FailedPrecondition(
                 "PROBE_FAILED", f"output {name!r} holds other bytes than the golden one"
             )
 
-    def _compare_numbers(self, name: str, output: torch.Tensor, golden: torch.Tensor) -> None:
+    def _compare_numbers(
+        self, name: str, output: torch.Tensor, golden: torch.Tensor, precision: Precision
+    ) -> None:
         probe = self._probe
         assert probe is not None
-        found, wanted = output.double(), golden.double()
-        difference = (found - wanted).abs()
-        allowed = probe.absolute_tolerance + probe.relative_tolerance * wanted.abs()
-        # Equal infinities differ by NaN, a NaN output is never within tolerance.
-        wrong = ~((output == golden) | (difference <= allowed))
+        tolerance = precision.widened(probe.absolute_tolerance, probe.relative_tolerance)
+        wrong = differing(output, golden, tolerance)
         if bool(wrong.any()):
+            difference = (output.double() - golden.double()).abs()
             largest = float(difference[wrong].nan_to_num(nan=float("inf")).max())
             raise FailedPrecondition(
                 "PROBE_FAILED",
                 f"output {name!r} differs from the golden one by up to {largest:.4g} in "
-                f"{int(wrong.sum())} of {wrong.numel()} values; allowed are "
-                f"{probe.absolute_tolerance:g} + {probe.relative_tolerance:g} * |golden|",
+                f"{int(wrong.sum())} of {wrong.numel()} values; allowed are {tolerance}",
             )
 
 

@@ -21,6 +21,7 @@ from chassis.shared_memory_cuda import open_cuda
 from chassis.telemetry import logger
 from inference_service.admission import Admission
 from inference_service.architecture import Architecture
+from inference_service.engines.compiler import Compiler
 from inference_service.executor import Executor
 from inference_service.readiness import Readiness
 from inference_service.registry_redis import RegistryLease
@@ -56,7 +57,14 @@ class Replica:
         self.repository = Repository(
             settings,
             store,
-            Architecture(store, device, allow_import_path=settings.allow_import_path),
+            Architecture(
+                store,
+                device,
+                allow_import_path=settings.allow_import_path,
+                compiler=Compiler(
+                    device, folder=settings.compile_dir, timeout_s=settings.compile_timeout_s
+                ),
+            ),
             on_change=self._announce_if_ready,
             on_first_flip=self._on_first_flip,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -53,6 +53,17 @@ class ReplicaSettings(ContentSettings, HttpSettings, ProtectedSettings):
     load_timeout_s: float = Field(600.0, gt=0)
     # "cpu" or "cuda:N".
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    # How forward passes are computed: as the version was published (its exported graph, or its
+    # class installed here), "compiled" (a minute at the first load, needs g++), or "auto": what is
+    # fastest at the first load. A program that cannot have it runs as published; status says why.
+    engine: Literal["published", "eager", "exported", "compiled", "auto"] = "published"
+    # What floating tensors of the weights, inputs and states are cast to.
+    precision: Literal["published", "fp32", "bf16", "fp16"] = "published"
+    # Where compiled programs are kept from one start to the next; whoever may write there runs code
+    # here. Empty: a folder of this process's own.
+    compile_dir: str = ""
+    # Seconds that compiling a program may take; then it runs uncompiled.
+    compile_timeout_s: float = Field(600.0, gt=0)
     # Threads of one forward pass; 0 leaves torch's own choice (a thread per core).
     threads: int = Field(0, ge=0)
     # Prometheus port; 0 picks a free one, -1 serves no metrics.

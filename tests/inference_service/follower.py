@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from inference_service.architecture import Architecture
+from inference_service.architecture import AS_IT_COMES, Architecture, Choice
+from inference_service.engines.compiler import Compiler
 from inference_service.loader import Loader
 from inference_service.served import ServedModel, ServedSnapshot
 from inference_service.settings import Followed
@@ -29,15 +30,22 @@ class Follower:
         model: str = "affine",
         allow_import_path: bool = True,
         staging: int = 2**20,
+        choice: Choice = AS_IT_COMES,
+        compiler: Compiler | None = None,
     ) -> None:
         self.store = open_store(url)
         self.first_flips = 0
         self.served = ServedModel(Followed(model, "stable"), self._on_first_flip)
         architecture = Architecture(
-            self.store, torch.device("cpu"), allow_import_path=allow_import_path
+            self.store,
+            torch.device("cpu"),
+            allow_import_path=allow_import_path,
+            compiler=compiler,
         )
         self.watcher = Watcher(self.store, self.served, poll_s=0.2)
-        self.loader = Loader(self.store, self.served, architecture, staging_bytes=staging)
+        self.loader = Loader(
+            self.store, self.served, architecture, staging_bytes=staging, choice=choice
+        )
 
     def _on_first_flip(self) -> None:
         self.first_flips += 1
@@ -54,9 +62,11 @@ class Follower:
         self.watcher.join(WITHIN_S)
         self.loader.join(WITHIN_S)
 
-    def wait(self, condition: Callable[[ServedSnapshot], bool]) -> ServedSnapshot:
+    def wait(
+        self, condition: Callable[[ServedSnapshot], bool], *, within_s: float = WITHIN_S
+    ) -> ServedSnapshot:
         """The first snapshot that meets `condition`."""
-        deadline = time.monotonic() + WITHIN_S
+        deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
             snapshot = self.served.snapshot()
             if condition(snapshot):
