@@ -12,9 +12,8 @@ from collections.abc import Callable
 import torch
 
 from chassis.errors import DataLoss, FailedPrecondition
-from inference_service.buffers import tensor_of, view_of
+from inference_service.buffers import tensor_of
 from inference_service.instance import Instance
-from model_store.digests import digest
 from model_store.records import Manifest, TensorEntry
 from model_store.store import Store
 
@@ -39,9 +38,9 @@ class Fill:
         self._manifest = manifest
         self._go_on = go_on
         self._held = {
-            holder.digests[name]: tensor
+            holder.digests[name]: (holder, name)
             for holder in holders
-            for name, tensor in holder.tensors.items()
+            for name in holder.tensors
             if name in holder.digests
         }
         self._fetched: dict[str, bytes] = {}
@@ -69,9 +68,7 @@ class Fill:
                 continue
             target.digests.pop(entry.name, None)
             held = self._held.get(entry.digest)
-            if held is not None and _alike(held, entry, target.tensors[entry.name]):
-                target.tensors[entry.name].copy_(held)
-            else:
+            if held is None or not target.copy_from(*held, entry):
                 self._copy(entry, target)
         self._fetched.clear()
 
@@ -82,23 +79,22 @@ class Fill:
         """
         for entry in self._manifest.tensors:
             self._go_on()
-            tensor = target.tensors[entry.name]
-            if digest(view_of(tensor)) != entry.digest:
+            if not target.intact(entry):
                 target.digests.pop(entry.name, None)
                 self._copy(entry, target)
-                if digest(view_of(tensor)) != entry.digest:
+                if not target.intact(entry):
                     raise DataLoss(
                         "INSTALL_MISMATCH",
                         f"tensor {entry.name!r} differs from its digest after it was installed",
                     )
             target.digests[entry.name] = entry.digest
+        target.forget_others(self._manifest)
 
     def _copy(self, entry: TensorEntry, target: Instance) -> None:
         content = self._fetched.get(entry.digest)
         if content is None:
             content = self._read(entry)
-        source = tensor_of(content, entry.datatype, entry.shape, _CPU)
-        target.tensors[entry.name].copy_(source)
+        target.put(entry, tensor_of(content, entry.datatype, entry.shape, _CPU))
 
     def _read(self, entry: TensorEntry) -> bytes:
         self._go_on()
@@ -129,8 +125,3 @@ def check_finite(instance: Instance) -> None:
         if bad:
             found = "NaN" if least.isnan() else "an infinity"
             raise FailedPrecondition("NON_FINITE", f"tensor {name!r} holds {found}")
-
-
-def _alike(held: torch.Tensor, entry: TensorEntry, target: torch.Tensor) -> bool:
-    # Equal bytes may be another type's: a digest names bytes only.
-    return held.dtype is target.dtype and tuple(held.shape) == entry.shape
