@@ -38,6 +38,8 @@ class Following:
             architecture,
             staging_bytes=settings.staging_bytes,
             choice=Choice(settings.engine, Precision(settings.precision)),
+            precisions=settings.precisions(),
+            trial_budget_s=settings.auto_budget_s,
         )
 
     def start(self) -> None:

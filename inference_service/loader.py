@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 
 import grpc
 import torch
@@ -27,11 +28,14 @@ from chassis.telemetry import logger
 from headrace.program import preload
 from inference_service import metrics
 from inference_service.architecture import AS_IT_COMES, Architecture, Choice, check_table
+from inference_service.engines.engine import AUTO
 from inference_service.fill import Fill, check_finite
 from inference_service.instance import Instance
+from inference_service.precision import PUBLISHED
 from inference_service.rehearsal import Rehearsal
 from inference_service.served import ServedModel
 from inference_service.slot import Slot
+from inference_service.trials import Trials
 from model_store.records import Manifest
 from model_store.store import Store
 
@@ -65,12 +69,16 @@ class Loader:
         *,
         staging_bytes: int,
         choice: Choice = AS_IT_COMES,
+        precisions: Sequence[str] = (PUBLISHED.name,),
+        trial_budget_s: float = 120.0,
     ) -> None:
         self._store = store
         self._served = served
         self._architecture = architecture
         self._staging_bytes = staging_bytes
         self._choice = choice
+        self._precisions = precisions
+        self._trial_budget_s = trial_budget_s
         self._thread = threading.Thread(
             target=self._pursue, name=f"load-{served.name}", daemon=True
         )
@@ -103,6 +111,8 @@ class Loader:
             self._flip(standby, standby.manifest, started)
             return
         manifest = self._read_manifest(version)
+        if self._choice.engine == AUTO:
+            self._choose(manifest)
         self._step("table")
         fresh = self._fresh_instance(manifest)
         if fresh is not None:
@@ -142,6 +152,30 @@ class Loader:
                 "it under a new model name",
             )
         return manifest
+
+    def _choose(self, manifest: Manifest) -> None:
+        """Settles engine and precision, for as long as the process lives."""
+        self._step("measure")
+
+        def fill(instance: Instance) -> None:
+            check_table(manifest, instance)
+            filling = Fill(self._store, manifest, (), self._go_on)
+            filling.install(instance)
+            filling.verify(instance)
+            check_finite(instance)
+
+        trials = Trials(
+            self._architecture,
+            self._rehearsal(manifest),
+            fill,
+            self._go_on,
+            budget_s=self._trial_budget_s,
+        )
+        choice, table = trials.choose(manifest, self._precisions)
+        self._served.trials = tuple(table)
+        if any(trial.seconds for trial in table) or not table:
+            # Else the version is at fault: the next one is measured.
+            self._choice = choice
 
     def _fresh_instance(self, manifest: Manifest) -> Instance | None:
         """A new build where the idle slot's does not fit; None where it does, table included."""

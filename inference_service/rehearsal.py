@@ -9,6 +9,7 @@ responses are computed, then the generation is closed.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from types import EllipsisType
 from typing import TypeVar
@@ -42,13 +43,26 @@ class Rehearsal:
 
     def warm_up(self, instance: Instance) -> None:
         """Runs a few batch sizes. Raises FailedPrecondition (WARM_UP_FAILED, BAD_OUTPUT)."""
+        for rows in self.sizes():
+            self._answers(instance, self._inputs(rows), f"a batch of {rows} rows")
+
+    def sizes(self) -> list[int]:
+        """A small, a middle and the largest batch; 0 for a model without a batch dimension."""
         most = self._signature.max_batch_size
-        for rows in sorted({1, (most + 1) // 2, most} - {0}) if most else (0,):
-            inputs = [
-                self._input(index, spec, rows)
-                for index, spec in enumerate(self._signature.arguments)
-            ]
-            self._answers(instance, inputs, f"a batch of {rows} rows")
+        return sorted({1, (most + 1) // 2, most}) if most else [0]
+
+    def timed(self, instance: Instance, rows: int) -> float:
+        """Seconds of one forward pass of `rows` rows. Raises what `warm_up` does."""
+        placed = [copied(value, instance.device) for value in self._inputs(rows)]
+
+        def compute() -> float:
+            started = time.perf_counter()
+            instance.run(placed)
+            if instance.device.type != "cpu":
+                torch.cuda.synchronize(instance.device)
+            return time.perf_counter() - started
+
+        return _explained(compute, f"a batch of {rows} rows")
 
     def prove(self, instance: Instance) -> None:
         """Compares golden outputs. Raises FailedPrecondition (PROBE_FAILED, WARM_UP_FAILED)."""
@@ -88,6 +102,11 @@ class Rehearsal:
             return [instance.run(placed)]
 
         return _explained(compute, what)
+
+    def _inputs(self, rows: int) -> list[Value]:
+        return [
+            self._input(index, spec, rows) for index, spec in enumerate(self._signature.arguments)
+        ]
 
     def _input(self, index: int, spec: TensorSpec, rows: int) -> Value:
         if not self._golden.inputs:

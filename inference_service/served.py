@@ -20,6 +20,7 @@ from inference_service.policy.pursuit import Pursuit
 from inference_service.sequences import SequenceBounds, Sequences
 from inference_service.settings import Followed
 from inference_service.slot import Slot, Slots, SlotSnapshot
+from inference_service.trials import Trial
 from model_store.records import Channel, Manifest
 
 MOST_FAILURES = 10
@@ -56,6 +57,17 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineReport:
+    """What computes: engine and precision, "" before the first version; `why_not` where it is not
+    what the settings ask for; `trials` where it was measured."""
+
+    engine: str = ""
+    precision: str = ""
+    why_not: str = ""
+    trials: tuple[Trial, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ServedSnapshot:
     """A model at one moment; durations in milliseconds, 0 where they do not apply."""
 
@@ -72,6 +84,7 @@ class ServedSnapshot:
     last_load_ms: float
     load_step: str
     store_error: str
+    engine: EngineReport
 
 
 class ServedModel:
@@ -109,6 +122,8 @@ class ServedModel:
         self._stopping = False
         self._swaps = 0
         self._last_load_ms = 0.0
+        # What the loader measured to choose an engine.
+        self.trials: tuple[Trial, ...] = ()
         self._load_step = ""
         self._store_error = ""
 
@@ -287,6 +302,15 @@ class ServedModel:
             last_load_ms=self._last_load_ms,
             load_step=self._load_step,
             store_error=self._store_error,
+            engine=self._engine(slot),
+        )
+
+    def _engine(self, slot: Slot | None) -> EngineReport:
+        instance = slot.instance if slot is not None else None
+        if instance is None:
+            return EngineReport(trials=self.trials)
+        return EngineReport(
+            instance.engine.name, instance.precision.name, instance.why_not, self.trials
         )
 
 

@@ -16,6 +16,8 @@ from chassis.rest.settings import HttpSettings
 from chassis.settings import CommaSeparated
 
 DEFAULT_CHANNEL = "stable"
+# As `precision.PRECISIONS`, which needs torch.
+PRECISIONS = ("published", "fp32", "bf16", "fp16")
 MIB = 1024 * 1024
 
 
@@ -59,6 +61,10 @@ class ReplicaSettings(ContentSettings, HttpSettings, ProtectedSettings):
     engine: Literal["published", "eager", "exported", "compiled", "auto"] = "published"
     # What floating tensors of the weights, inputs and states are cast to.
     precision: Literal["published", "fp32", "bf16", "fp16"] = "published"
+    # With engine "auto": the precisions it may choose from, beside `precision`, and seconds that
+    # measuring may take, compiling included; nothing serves meanwhile.
+    auto_precisions: CommaSeparated = ()
+    auto_budget_s: float = Field(120.0, gt=0)
     # Where compiled programs are kept from one start to the next; whoever may write there runs code
     # here. Empty: a folder of this process's own.
     compile_dir: str = ""
@@ -108,6 +114,17 @@ class ReplicaSettings(ContentSettings, HttpSettings, ProtectedSettings):
     # Seconds that a load waits at most for sequences on the version whose slot it needs; those
     # left are lost. 0 waits for none: the newest version counts more than any sequence.
     sequence_hold_s: float = Field(30.0, ge=0)
+
+    def precisions(self) -> tuple[str, ...]:
+        """What "auto" chooses from, `precision` first. Raises InvalidArgument (BAD_SETTING)."""
+        unknown = sorted(set(self.auto_precisions) - set(PRECISIONS))
+        if unknown:
+            raise InvalidArgument(
+                "BAD_SETTING",
+                f"setting replica.auto_precisions: {unknown[0]!r} is none of "
+                + ", ".join(PRECISIONS),
+            )
+        return tuple(dict.fromkeys((self.precision, *self.auto_precisions)))
 
     def followed(self) -> tuple[Followed, ...]:
         """The models and channels named. Raises InvalidArgument (BAD_SETTING, BAD_NAME)."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from chassis.call import Call
 from inference_service.admission import Admission
 from inference_service.readiness import Readiness
-from inference_service.served import ServedModel, ServedSnapshot
+from inference_service.served import EngineReport, ServedModel, ServedSnapshot
 from protos.headrace.v1 import replica_pb2
 
 SERVICE = "headrace.v1.Replica"
@@ -66,6 +66,7 @@ def _add_model(reply: replica_pb2.ReplicaGetStatusResponse, snapshot: ServedSnap
         last_load_ms=snapshot.last_load_ms,
         load_step=snapshot.load_step,
     )
+    _set_engine(model.engine, snapshot.engine)
     for slot in snapshot.slots:
         model.slots.add(state=slot.state.value, version=slot.version, pins=slot.pins)
     for failure in snapshot.failures:
@@ -75,3 +76,14 @@ def _add_model(reply: replica_pb2.ReplicaGetStatusResponse, snapshot: ServedSnap
             message=failure.message,
             fail_time_ms=failure.fail_time_ms,
         )
+
+
+def _set_engine(target: replica_pb2.EngineStatus, report: EngineReport) -> None:
+    target.engine, target.precision = report.engine, report.precision
+    target.why_not = report.why_not
+    for trial in report.trials:
+        added = target.trials.add(
+            engine=trial.engine, precision=trial.precision, why_not=trial.why_not
+        )
+        for rows, seconds in trial.seconds.items():
+            added.sizes.add(rows=rows, forward_us=seconds * 1e6)

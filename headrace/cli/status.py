@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.cli.output import Format, FormatOption, Row, print_json, print_rows
+from headrace.cli.output import Format, FormatOption, print_json, print_rows
 
 if TYPE_CHECKING:
-    from protos.headrace.v1 import gateway_pb2
+    from protos.headrace.v1 import gateway_pb2, replica_pb2
 
 STATUS_TIMEOUT_S = 5.0
 
@@ -31,9 +31,11 @@ def status(
         calling,
         endpoint_row,
         gateway_model_row,
+        replica_rows,
         speed_rows,
         state_name,
         tenant_row,
+        trial_rows,
     )
     from protos.headrace.v1 import gateway_pb2
 
@@ -44,7 +46,9 @@ def status(
     speeds = [row for endpoint in seen.endpoints for row in speed_rows(endpoint)]
     tenants = [tenant_row(tenant) for tenant in seen.tenants]
     overload = state_name(gateway_pb2.OverloadStage, seen.overload, "OVERLOAD_STAGE_")
-    replicas = _replica_rows(seen)
+    statuses = _replica_statuses(seen)
+    replicas = [row for address, answer in statuses for row in replica_rows(address, answer)]
+    trials = [row for address, answer in statuses for row in trial_rows(address, answer)]
     if output is Format.JSON:
         print_json(
             {
@@ -54,6 +58,7 @@ def status(
                 "tenants": tenants,
                 "overload_turns_away": overload,
                 "replicas": replicas,
+                "engine_trials": trials,
             }
         )
         return
@@ -69,14 +74,20 @@ def status(
     typer.echo(f"overload turns away: {overload}")
     typer.echo()
     print_rows(replicas, output, empty="no replica answers")
+    if trials:
+        typer.echo()
+        print_rows(trials, output, empty="")
 
 
-def _replica_rows(seen: gateway_pb2.GatewayGetStatusResponse) -> list[Row]:
+def _replica_statuses(
+    seen: gateway_pb2.GatewayGetStatusResponse,
+) -> list[tuple[str, replica_pb2.ReplicaGetStatusResponse]]:
+    """The status of each replica among the endpoints that answers."""
     from chassis.errors import HeadraceError
-    from headrace.cli.calls import REPLICA, calling, replica_rows
+    from headrace.cli.calls import REPLICA, calling
     from protos.headrace.v1 import replica_pb2
 
-    rows: list[Row] = []
+    found = []
     for endpoint in seen.endpoints:
         try:
             with calling(endpoint.address, REPLICA) as stub:
@@ -85,5 +96,5 @@ def _replica_rows(seen: gateway_pb2.GatewayGetStatusResponse) -> list[Row]:
         except HeadraceError:
             # Another OIP server, or one that is down: the endpoint table says which.
             continue
-        rows += replica_rows(endpoint.address, answer)
-    return rows
+        found.append((endpoint.address, answer))
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ class Follower:
         staging: int = 2**20,
         choice: Choice = AS_IT_COMES,
         compiler: Compiler | None = None,
+        precisions: Sequence[str] = ("published",),
+        trial_budget_s: float = 120.0,
     ) -> None:
         self.store = open_store(url)
         self.first_flips = 0
@@ -44,7 +46,13 @@ class Follower:
         )
         self.watcher = Watcher(self.store, self.served, poll_s=0.2)
         self.loader = Loader(
-            self.store, self.served, architecture, staging_bytes=staging, choice=choice
+            self.store,
+            self.served,
+            architecture,
+            staging_bytes=staging,
+            choice=choice,
+            precisions=precisions,
+            trial_budget_s=trial_budget_s,
         )
 
     def _on_first_flip(self) -> None:

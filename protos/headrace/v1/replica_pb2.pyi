@@ -42,8 +42,39 @@ class LoadFailure(_message.Message):
     fail_time_ms: int
     def __init__(self, version: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., fail_time_ms: _Optional[int] = ...) -> None: ...
 
+class EngineTrial(_message.Message):
+    __slots__ = ("engine", "precision", "sizes", "why_not")
+    class Size(_message.Message):
+        __slots__ = ("rows", "forward_us")
+        ROWS_FIELD_NUMBER: _ClassVar[int]
+        FORWARD_US_FIELD_NUMBER: _ClassVar[int]
+        rows: int
+        forward_us: float
+        def __init__(self, rows: _Optional[int] = ..., forward_us: _Optional[float] = ...) -> None: ...
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    SIZES_FIELD_NUMBER: _ClassVar[int]
+    WHY_NOT_FIELD_NUMBER: _ClassVar[int]
+    engine: str
+    precision: str
+    sizes: _containers.RepeatedCompositeFieldContainer[EngineTrial.Size]
+    why_not: str
+    def __init__(self, engine: _Optional[str] = ..., precision: _Optional[str] = ..., sizes: _Optional[_Iterable[_Union[EngineTrial.Size, _Mapping]]] = ..., why_not: _Optional[str] = ...) -> None: ...
+
+class EngineStatus(_message.Message):
+    __slots__ = ("engine", "precision", "why_not", "trials")
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    WHY_NOT_FIELD_NUMBER: _ClassVar[int]
+    TRIALS_FIELD_NUMBER: _ClassVar[int]
+    engine: str
+    precision: str
+    why_not: str
+    trials: _containers.RepeatedCompositeFieldContainer[EngineTrial]
+    def __init__(self, engine: _Optional[str] = ..., precision: _Optional[str] = ..., why_not: _Optional[str] = ..., trials: _Optional[_Iterable[_Union[EngineTrial, _Mapping]]] = ...) -> None: ...
+
 class ReplicaModelStatus(_message.Message):
-    __slots__ = ("model", "channel", "serving_version", "wanted_version", "step", "age_ms", "behind_ms", "slots", "failures", "swaps", "last_load_ms", "load_step")
+    __slots__ = ("model", "channel", "serving_version", "wanted_version", "step", "age_ms", "behind_ms", "slots", "failures", "swaps", "last_load_ms", "load_step", "engine")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CHANNEL_FIELD_NUMBER: _ClassVar[int]
     SERVING_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -56,6 +87,7 @@ class ReplicaModelStatus(_message.Message):
     SWAPS_FIELD_NUMBER: _ClassVar[int]
     LAST_LOAD_MS_FIELD_NUMBER: _ClassVar[int]
     LOAD_STEP_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
     model: str
     channel: str
     serving_version: int
@@ -68,7 +100,8 @@ class ReplicaModelStatus(_message.Message):
     swaps: int
     last_load_ms: float
     load_step: str
-    def __init__(self, model: _Optional[str] = ..., channel: _Optional[str] = ..., serving_version: _Optional[int] = ..., wanted_version: _Optional[int] = ..., step: _Optional[int] = ..., age_ms: _Optional[int] = ..., behind_ms: _Optional[int] = ..., slots: _Optional[_Iterable[_Union[SlotStatus, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[LoadFailure, _Mapping]]] = ..., swaps: _Optional[int] = ..., last_load_ms: _Optional[float] = ..., load_step: _Optional[str] = ...) -> None: ...
+    engine: EngineStatus
+    def __init__(self, model: _Optional[str] = ..., channel: _Optional[str] = ..., serving_version: _Optional[int] = ..., wanted_version: _Optional[int] = ..., step: _Optional[int] = ..., age_ms: _Optional[int] = ..., behind_ms: _Optional[int] = ..., slots: _Optional[_Iterable[_Union[SlotStatus, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[LoadFailure, _Mapping]]] = ..., swaps: _Optional[int] = ..., last_load_ms: _Optional[float] = ..., load_step: _Optional[str] = ..., engine: _Optional[_Union[EngineStatus, _Mapping]] = ...) -> None: ...
 
 class ReplicaGetStatusRequest(_message.Message):
     __slots__ = ()
