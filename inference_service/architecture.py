@@ -25,6 +25,7 @@ from inference_service.engines.exported import Exported
 from inference_service.engines.graph import cast_literals, move_literals, name_constants
 from inference_service.instance import Instance, check_supported
 from inference_service.precision import PUBLISHED, Precision
+from inference_service.staging import AT_ONCE, Staging
 from model_store.records import Manifest, ProgramKind
 from model_store.store import Store
 
@@ -60,10 +61,12 @@ class Architecture:
         *,
         allow_import_path: bool,
         compiler: Compiler | None = None,
+        staging: Staging = AT_ONCE,
     ) -> None:
         self._store = store
         self._device = device
         self._allow_import_path = allow_import_path
+        self.staging = staging
         self.compiler = compiler or Compiler(device)
 
     def build(
@@ -105,6 +108,7 @@ class Architecture:
             engine=engine,
             precision=choice.precision,
             why_not=why_not,
+            staging=self.staging,
         )
 
     def _prepare(self, module: fx.GraphModule, choice: Choice) -> None:
@@ -173,6 +177,7 @@ class Architecture:
             engine=Eager(module),
             precision=choice.precision,
             generate=model.generate,
+            staging=self.staging,
             why_not="the version is an import path, which is run as Python code"
             if choice.engine in (EXPORTED, COMPILED)
             else "",

@@ -41,8 +41,12 @@ class _Wake:
     work: Work
 
 
+def _nobody(_seconds: float) -> None:
+    return
+
+
 class Executor:
-    """The device's thread.
+    """The device's thread; `on_batch` hears in it how long each batch took, waiting included.
 
     A generation ends after `max_generation_s` and rests while `most_ahead` of its responses are
     not taken.
@@ -54,8 +58,10 @@ class Executor:
         *,
         max_generation_s: float = DEFAULT_GENERATION_S,
         most_ahead: int = DEFAULT_MOST_AHEAD,
+        on_batch: Callable[[float], None] = _nobody,
     ) -> None:
         self._device = device
+        self._on_batch = on_batch
         self._max_generation_s = max_generation_s
         self._generations = Generations(most_ahead=most_ahead)
         self._queue: SimpleQueue[Work | _Wake | None] = SimpleQueue()
@@ -169,7 +175,9 @@ class Executor:
         ]
         work.states = outputs[len(specs) :]
         work.infer_s = computed - started
-        work.output_s = time.monotonic() - computed
+        ended = time.monotonic()
+        work.output_s = ended - computed
+        self._on_batch(ended - work.queued_at)
 
     def _step(self) -> None:
         """One step of the generation whose turn it is; those that rested too long end."""

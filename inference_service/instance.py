@@ -24,7 +24,7 @@ from inference_service.buffers import view_of
 from inference_service.engines.engine import Engine
 from inference_service.faults import BadOutput, reraise
 from inference_service.precision import PUBLISHED, Precision
-from model_store.digests import digest
+from inference_service.staging import AT_ONCE, Staging
 from model_store.records import Manifest, Program, TensorEntry
 
 
@@ -32,7 +32,7 @@ class Instance:
     """One build of a program. Not thread-safe: one thread at a time runs or fills it.
 
     `engine` computes with `module`'s tensors, which are cast to `precision` when they are
-    installed. `generate` is the method of that name of a decoupled model.
+    installed; `staging` says how fast. `generate` is the method of that name of a decoupled model.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Instance:
         precision: Precision = PUBLISHED,
         generate: Generate | None = None,
         why_not: str = "",
+        staging: Staging = AT_ONCE,
     ) -> None:
         self.program = program
         self.signature = signature
@@ -58,6 +59,7 @@ class Instance:
         self.why_not = why_not
         self.precision = precision
         self._module = module
+        self._staging = staging
         self._generate = generate
         # Of the program: what lies in the slot may be cast.
         self._table = {
@@ -99,8 +101,8 @@ class Instance:
         target = self.tensors[entry.name]
         if target.dtype is not source.dtype:
             source = source.to(target.dtype)
-            self._cast_digests[entry.digest, entry.datatype] = digest(view_of(source))
-        target.copy_(source)
+            self._cast_digests[entry.digest, entry.datatype] = self._digest(source)
+        self._staging.copy(source, target)
 
     def copy_from(self, other: Instance, name: str, entry: TensorEntry) -> bool:
         """Installs the same published tensor from `other`'s `name`; False where that differs."""
@@ -113,7 +115,7 @@ class Instance:
             if key not in other._cast_digests:
                 return False
             self._cast_digests[key] = other._cast_digests[key]
-        target.copy_(source)
+        self._staging.copy(source, target)
         return True
 
     def is_cast(self, entry: TensorEntry) -> bool:
@@ -125,7 +127,7 @@ class Instance:
         expected: str | None = entry.digest
         if self.is_cast(entry):
             expected = self._cast_digests.get((entry.digest, entry.datatype))
-        return digest(view_of(self.tensors[entry.name])) == expected
+        return self._digest(self.tensors[entry.name]) == expected
 
     def forget_others(self, manifest: Manifest) -> None:
         """Lets go of what it noted for tensors of other versions."""
@@ -133,6 +135,9 @@ class Instance:
         self._cast_digests = {
             key: value for key, value in self._cast_digests.items() if key in wanted
         }
+
+    def _digest(self, tensor: torch.Tensor) -> str:
+        return self._staging.digest(view_of(tensor))
 
     def parameters(self) -> set[str]:
         """Names of the tensors that are parameters; the others are buffers."""

@@ -111,6 +111,10 @@ class Loader:
             self._flip(standby, standby.manifest, started)
             return
         manifest = self._read_manifest(version)
+        with self._architecture.staging.during():
+            self._bring(manifest, started)
+
+    def _bring(self, manifest: Manifest, started: float) -> None:
         if self._choice.engine == AUTO:
             self._choose(manifest)
         self._step("table")

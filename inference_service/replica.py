@@ -19,16 +19,19 @@ from chassis.rest.server import HttpServer
 from chassis.server import RpcServer
 from chassis.shared_memory_cuda import open_cuda
 from chassis.telemetry import logger
+from inference_service import metrics
 from inference_service.admission import Admission
 from inference_service.architecture import Architecture
 from inference_service.engines.compiler import Compiler
 from inference_service.executor import Executor
+from inference_service.policy.staging_rate import StagingRate
 from inference_service.readiness import Readiness
 from inference_service.registry_redis import RegistryLease
 from inference_service.repository import Repository
 from inference_service.served import ServedModel
 from inference_service.servicer import InferenceServicer
 from inference_service.settings import ReplicaSettings
+from inference_service.staging import Paced, Staging
 from inference_service.status import SERVICE as STATUS_SERVICE
 from inference_service.status import ReplicaServicer
 from inference_service.version_lookup import VersionLookup
@@ -54,6 +57,7 @@ class Replica:
         self.settings = settings
         self._store = store
         device = checked_device(settings.device)
+        self.staging = open_staging(settings)
         self.repository = Repository(
             settings,
             store,
@@ -64,6 +68,7 @@ class Replica:
                 compiler=Compiler(
                     device, folder=settings.compile_dir, timeout_s=settings.compile_timeout_s
                 ),
+                staging=self.staging,
             ),
             on_change=self._announce_if_ready,
             on_first_flip=self._on_first_flip,
@@ -82,6 +87,7 @@ class Replica:
         )
         self._executor = Executor(
             device,
+            on_batch=self.staging.on_batch,
             max_generation_s=settings.max_generation_s,
             most_ahead=settings.max_responses_ahead,
         )
@@ -127,12 +133,14 @@ class Replica:
                 models=self.models,
                 admission=self.admission,
                 readiness=self.readiness,
+                staging=self.staging,
             ),
         )
         port = await self.server.start()
         await self.http.start()
         self._lease = self._make_lease(name, port)
         self._executor.start(self._loop)
+        metrics.watch_staging(self.staging)
         self.repository.start()
         self._sweeping = asyncio.create_task(self._sweep())
         return port
@@ -205,6 +213,13 @@ class Replica:
         if self._lease is not None:
             self._lease.start()
         log.info("ready", port=self.server.port, models=sorted(self.models))
+
+
+def open_staging(settings: ReplicaSettings) -> Staging:
+    """What paces loads, as the settings say."""
+    if not settings.pace_staging:
+        return Staging()
+    return Paced(StagingRate(floor=settings.staging_floor_bytes_s))
 
 
 def checked_device(name: str) -> torch.device:

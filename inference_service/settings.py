@@ -101,6 +101,10 @@ class ReplicaSettings(ContentSettings, HttpSettings, ProtectedSettings):
     max_message_bytes: int = Field(DEFAULT_MESSAGE_BYTES, ge=1024)
     # Bytes of new tensors fetched before the standby version is given up; the rest streams in.
     staging_bytes: int = Field(256 * MIB, ge=0)
+    # Whether loads copy and hash more slowly when that makes batches slower (their p99 of the last
+    # seconds against the one before the load), and the bytes per second they get at least.
+    pace_staging: bool = True
+    staging_floor_bytes_s: int = Field(32 * MIB, ge=MIB)
     # Whether a version may name a headrace.Model class installed here instead of bringing an
     # exported program. Its code runs in this process: switch it off where others write the store.
     allow_import_path: bool = True

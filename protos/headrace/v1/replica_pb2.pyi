@@ -103,12 +103,24 @@ class ReplicaModelStatus(_message.Message):
     engine: EngineStatus
     def __init__(self, model: _Optional[str] = ..., channel: _Optional[str] = ..., serving_version: _Optional[int] = ..., wanted_version: _Optional[int] = ..., step: _Optional[int] = ..., age_ms: _Optional[int] = ..., behind_ms: _Optional[int] = ..., slots: _Optional[_Iterable[_Union[SlotStatus, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[LoadFailure, _Mapping]]] = ..., swaps: _Optional[int] = ..., last_load_ms: _Optional[float] = ..., load_step: _Optional[str] = ..., engine: _Optional[_Union[EngineStatus, _Mapping]] = ...) -> None: ...
 
+class StagingStatus(_message.Message):
+    __slots__ = ("bytes_per_s", "calm_p99_ms", "staging_p99_ms", "decreases")
+    BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    CALM_P99_MS_FIELD_NUMBER: _ClassVar[int]
+    STAGING_P99_MS_FIELD_NUMBER: _ClassVar[int]
+    DECREASES_FIELD_NUMBER: _ClassVar[int]
+    bytes_per_s: float
+    calm_p99_ms: float
+    staging_p99_ms: float
+    decreases: int
+    def __init__(self, bytes_per_s: _Optional[float] = ..., calm_p99_ms: _Optional[float] = ..., staging_p99_ms: _Optional[float] = ..., decreases: _Optional[int] = ...) -> None: ...
+
 class ReplicaGetStatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class ReplicaGetStatusResponse(_message.Message):
-    __slots__ = ("replica", "device", "models", "uptime_s", "inflight", "draining", "store_error")
+    __slots__ = ("replica", "device", "models", "uptime_s", "inflight", "draining", "store_error", "staging")
     REPLICA_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
@@ -116,6 +128,7 @@ class ReplicaGetStatusResponse(_message.Message):
     INFLIGHT_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     STORE_ERROR_FIELD_NUMBER: _ClassVar[int]
+    STAGING_FIELD_NUMBER: _ClassVar[int]
     replica: str
     device: str
     models: _containers.RepeatedCompositeFieldContainer[ReplicaModelStatus]
@@ -123,4 +136,5 @@ class ReplicaGetStatusResponse(_message.Message):
     inflight: int
     draining: bool
     store_error: str
-    def __init__(self, replica: _Optional[str] = ..., device: _Optional[str] = ..., models: _Optional[_Iterable[_Union[ReplicaModelStatus, _Mapping]]] = ..., uptime_s: _Optional[float] = ..., inflight: _Optional[int] = ..., draining: _Optional[bool] = ..., store_error: _Optional[str] = ...) -> None: ...
+    staging: StagingStatus
+    def __init__(self, replica: _Optional[str] = ..., device: _Optional[str] = ..., models: _Optional[_Iterable[_Union[ReplicaModelStatus, _Mapping]]] = ..., uptime_s: _Optional[float] = ..., inflight: _Optional[int] = ..., draining: _Optional[bool] = ..., store_error: _Optional[str] = ..., staging: _Optional[_Union[StagingStatus, _Mapping]] = ...) -> None: ...
