@@ -30,7 +30,7 @@ class Following:
         bounds = SequenceBounds(
             settings.max_sequences, settings.sequence_idle_s, settings.sequence_hold_s
         )
-        self.served = ServedModel(followed, on_first_flip, bounds)
+        self.served = ServedModel(followed, on_first_flip, bounds, one_slot=settings.slots == 1)
         self._watcher = Watcher(store, self.served, poll_s=settings.poll_s)
         self._loader = Loader(
             store,
@@ -40,6 +40,7 @@ class Following:
             choice=Choice(settings.engine, Precision(settings.precision)),
             precisions=settings.precisions(),
             trial_budget_s=settings.auto_budget_s,
+            max_stall_s=settings.max_stall_ms / 1000,
         )
 
     def start(self) -> None:

@@ -9,7 +9,8 @@ what an exception means to `faults`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,6 +27,15 @@ from inference_service.faults import BadOutput, reraise
 from inference_service.precision import PUBLISHED, Precision
 from inference_service.staging import AT_ONCE, Staging
 from model_store.records import Manifest, Program, TensorEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What an instance held at one moment: contents of some tensors, digests of all."""
+
+    contents: dict[str, torch.Tensor]
+    digests: dict[str, str]
+    cast_digests: dict[tuple[str, str], str]
 
 
 class Instance:
@@ -138,6 +148,24 @@ class Instance:
 
     def _digest(self, tensor: torch.Tensor) -> str:
         return self._staging.digest(view_of(tensor))
+
+    def kept(self, entries: Iterable[TensorEntry], room: int) -> Kept:
+        """Copies in host memory of what lies here now of the tensors named, up to `room` bytes."""
+        contents: dict[str, torch.Tensor] = {}
+        for entry in entries:
+            tensor = self.tensors[entry.name]
+            room -= tensor.numel() * tensor.element_size()
+            if room < 0:
+                break
+            contents[entry.name] = tensor.to("cpu", copy=True)
+        return Kept(contents, dict(self.digests), dict(self._cast_digests))
+
+    def restore(self, kept: Kept) -> None:
+        """Copies them back; a tensor that was not kept counts as unknown if it has changed."""
+        self._cast_digests = dict(kept.cast_digests)
+        for name, tensor in kept.contents.items():
+            self.tensors[name].copy_(tensor)
+            self.digests[name] = kept.digests[name]
 
     def parameters(self) -> set[str]:
         """Names of the tensors that are parameters; the others are buffers."""

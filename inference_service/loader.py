@@ -32,6 +32,7 @@ from inference_service.engines.engine import AUTO
 from inference_service.fill import Fill, check_finite
 from inference_service.instance import Instance
 from inference_service.precision import PUBLISHED
+from inference_service.refill import Refill
 from inference_service.rehearsal import Rehearsal
 from inference_service.served import ServedModel
 from inference_service.slot import Slot
@@ -71,6 +72,7 @@ class Loader:
         choice: Choice = AS_IT_COMES,
         precisions: Sequence[str] = (PUBLISHED.name,),
         trial_budget_s: float = 120.0,
+        max_stall_s: float = 1.0,
     ) -> None:
         self._store = store
         self._served = served
@@ -79,6 +81,9 @@ class Loader:
         self._choice = choice
         self._precisions = precisions
         self._trial_budget_s = trial_budget_s
+        self._max_stall_s = max_stall_s
+        # The installation that requests wait for, if any.
+        self._refill: Refill | None = None
         self._thread = threading.Thread(
             target=self._pursue, name=f"load-{served.name}", daemon=True
         )
@@ -130,6 +135,10 @@ class Loader:
         # Else a sequence on the version that stood by would lose its weights in its midst.
         self._served.sequences.wait_released(self._served.slots.idle().version)
         self._go_on()
+        if self._served.slots.one and self._served.slots.serving is not None:
+            assert fresh is None
+            self._replace(manifest, fill, rehearsal, started)
+            return
         slot = self._served.slots.begin_load(manifest)
         try:
             instance = self._fill(slot, fresh, fill)
@@ -138,6 +147,32 @@ class Loader:
             self._served.slots.abandon_load(slot)
             raise
         self._flip(slot, manifest, started)
+
+    def _replace(
+        self, manifest: Manifest, fill: Fill, rehearsal: Rehearsal, started: float
+    ) -> None:
+        """Installs into the one slot while its model's requests wait, or puts back what was there.
+
+        Raises Unavailable (SLOT_BUSY), FailedPrecondition (STALL_TOO_LONG) and what a load does.
+        """
+        refill = Refill(self._store, self._served, self._staging_bytes, self._max_stall_s)
+        self._step("close")
+        refill.close(manifest)
+        self._refill = refill
+        try:
+            self._step("fill")
+            self._install(refill.instance, fill)
+            self._step("probe")
+            rehearsal.prove(refill.instance)
+            failpoint("load.before_flip")
+            self._go_on()
+        except BaseException:
+            refill.undo()
+            raise
+        finally:
+            self._refill = None
+        if not self._flip(refill.slot, manifest, started):
+            refill.undo()
 
     def _read_manifest(self, version: int) -> Manifest:
         self._step("manifest")
@@ -187,6 +222,12 @@ class Loader:
         if idle is not None and idle.fits(manifest):
             check_table(manifest, idle)
             return None
+        if idle is not None and self._served.slots.one:
+            raise FailedPrecondition(
+                "PROGRAM_CHANGED",
+                f"version {manifest.version} has another program than the one that serves; with "
+                "replica.slots: 1 it takes a restart, as two do not fit",
+            )
         return self._architecture.build(manifest, self._choice, go_on=self._go_on)
 
     def _holders(self, fresh: Instance | None) -> tuple[Instance, ...]:
@@ -206,12 +247,15 @@ class Loader:
         instance = slot.instance
         assert instance is not None
         instance.materialize()
+        self._install(instance, fill)
+        return instance
+
+    def _install(self, instance: Instance, fill: Fill) -> None:
         fill.install(instance)
         failpoint("load.after_fill")
         self._step("verify")
         fill.verify(instance)
         check_finite(instance)
-        return instance
 
     def _rehearse(self, instance: Instance, rehearsal: Rehearsal) -> None:
         self._step("warm-up")
@@ -220,10 +264,10 @@ class Loader:
         rehearsal.prove(instance)
         failpoint("load.before_flip")
 
-    def _flip(self, slot: Slot, manifest: Manifest, started: float) -> None:
+    def _flip(self, slot: Slot, manifest: Manifest, started: float) -> bool:
         self._step("flip")
         seconds = time.perf_counter() - started
-        flipped = self._served.flip(slot, manifest.signature, load_ms=seconds * 1000)
+        flipped = self._served.flip(slot, manifest, load_ms=seconds * 1000)
         metrics.on_load(self._served.name, "flipped" if flipped else "set_aside", seconds)
         log.info(
             "version serves" if flipped else "version set aside: the channel went back",
@@ -233,6 +277,7 @@ class Loader:
             load_ms=round(seconds * 1000, 1),
         )
         failpoint("load.after_flip")
+        return flipped
 
     def _refuse(self, version: int, error: Exception) -> None:
         refusal = _refusal(error)
@@ -256,6 +301,8 @@ class Loader:
     def _go_on(self) -> None:
         if self._served.stopping:
             raise Stopped
+        if self._refill is not None:
+            self._refill.check_time()
 
 
 def _preload() -> None:

@@ -44,7 +44,7 @@ class Rehearsal:
     def warm_up(self, instance: Instance) -> None:
         """Runs a few batch sizes. Raises FailedPrecondition (WARM_UP_FAILED, BAD_OUTPUT)."""
         for rows in self.sizes():
-            self._answers(instance, self._inputs(rows), f"a batch of {rows} rows")
+            self._answers(instance, self.inputs(rows), f"a batch of {rows} rows")
 
     def sizes(self) -> list[int]:
         """A small, a middle and the largest batch; 0 for a model without a batch dimension."""
@@ -53,7 +53,7 @@ class Rehearsal:
 
     def timed(self, instance: Instance, rows: int) -> float:
         """Seconds of one forward pass of `rows` rows. Raises what `warm_up` does."""
-        placed = [copied(value, instance.device) for value in self._inputs(rows)]
+        placed = [copied(value, instance.device) for value in self.inputs(rows)]
 
         def compute() -> float:
             started = time.perf_counter()
@@ -103,7 +103,8 @@ class Rehearsal:
 
         return _explained(compute, what)
 
-    def _inputs(self, rows: int) -> list[Value]:
+    def inputs(self, rows: int) -> list[Value]:
+        """Golden rows, repeated or cut to a batch of `rows`; zeros where there are none."""
         return [
             self._input(index, spec, rows) for index, spec in enumerate(self._signature.arguments)
         ]

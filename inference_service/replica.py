@@ -217,7 +217,8 @@ class Replica:
 
 def open_staging(settings: ReplicaSettings) -> Staging:
     """What paces loads, as the settings say."""
-    if not settings.pace_staging:
+    # With one slot callers wait for the installation: it had better be over soon.
+    if not settings.pace_staging or settings.slots == 1:
         return Staging()
     return Paced(StagingRate(floor=settings.staging_floor_bytes_s))
 

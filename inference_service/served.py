@@ -99,10 +99,12 @@ class ServedModel:
         followed: Followed,
         on_first_flip: Callable[[], None],
         sequences: SequenceBounds | None = None,
+        *,
+        one_slot: bool = False,
     ) -> None:
         self.name = followed.model
         self.channel = followed.channel
-        self.slots = Slots()
+        self.slots = Slots(one=one_slot)
         self.sequences = Sequences(sequences)
         # Set at the first flip and the same ever after: a version that changes it is refused.
         self.signature: Signature | None = None
@@ -243,20 +245,24 @@ class ServedModel:
             self._pursuit.on_failed(version, permanent=permanent, now=time.monotonic())
         self._tell()
 
-    def flip(self, slot: Slot, signature: Signature, *, load_ms: float) -> bool:
-        """Lets a loaded slot serve, unless the channel went back below it; whether it serves."""
+    def flip(self, slot: Slot, manifest: Manifest, *, load_ms: float) -> bool:
+        """Lets a slot with `manifest`'s weights serve, unless the channel went back below it.
+
+        Returns whether it serves.
+        """
         with self._changed:
             first = self.signature is None
-            if not self._pursuit.may_flip(slot.version):
-                self.slots.set_aside(slot)
+            if not self._pursuit.may_flip(manifest.version):
+                if not self.slots.one:
+                    self.slots.set_aside(slot)
                 self._pursuit.on_set_aside()
                 return False
-            self._note_channel(slot.version)
-            self.signature = signature
-            self.slots.flip(slot)
+            self._note_channel(manifest.version)
+            self.signature = manifest.signature
+            self.slots.flip(slot, manifest)
             self._swaps += 1
             self._last_load_ms = load_ms
-            self._pursuit.on_serving(slot.version, now=time.monotonic())
+            self._pursuit.on_serving(manifest.version, now=time.monotonic())
         if first:
             self._on_first_flip()
         self._tell()

@@ -101,6 +101,12 @@ class ReplicaSettings(ContentSettings, HttpSettings, ProtectedSettings):
     max_message_bytes: int = Field(DEFAULT_MESSAGE_BYTES, ge=1024)
     # Bytes of new tensors fetched before the standby version is given up; the rest streams in.
     staging_bytes: int = Field(256 * MIB, ge=0)
+    # Weight slots of each model. 1 for models that do not fit twice: requests wait while a version
+    # is installed, and going back to an earlier one is a load.
+    slots: int = Field(2, ge=1, le=2)
+    # With one slot: milliseconds that requests may wait for an installation. One that would take
+    # longer is given up, and the version is refused.
+    max_stall_ms: float = Field(1000.0, gt=0)
     # Whether loads copy and hash more slowly when that makes batches slower (their p99 of the last
     # seconds against the one before the load), and the bytes per second they get at least.
     pace_staging: bool = True

@@ -13,7 +13,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
 
 from chassis.errors import HeadraceError
 from chassis.telemetry import logger
@@ -115,27 +114,33 @@ class Trials:
             if filled is not None and filled.precision != choice.precision:
                 # Before the next is filled: two would not fit.
                 filled = None
-            name = choice.engine if choice.engine != AS_PUBLISHED else _published(manifest)
+            trial, instance = self._try(manifest, choice, filled, over_at)
+            filled = filled or instance
+            yield trial
+
+    def _try(
+        self, manifest: Manifest, choice: Choice, filled: Instance | None, over_at: float
+    ) -> tuple[Trial, Instance | None]:
+        """One candidate, and the instance that holds the weights; `filled` lends them to it."""
+        name = choice.engine if choice.engine != AS_PUBLISHED else _published(manifest)
+        instance = None
+        try:
             left_s = over_at - time.monotonic()
-            try:
-                if left_s <= 0:
-                    _out_of_time(self._budget_s)
-                instance = self._architecture.build(
-                    manifest, choice, go_on=self._go_on, timeout_s=left_s
-                )
-                if instance.why_not:
-                    raise _NotTried(instance.why_not)
-                instance.materialize(None if filled is None else filled.tensors)
-                if filled is None:
-                    self._fill(instance)
-                    filled = instance
-                seconds = self._measured(instance)
-            except _NotTried as reason:
-                yield Trial(name, choice.precision.name, why_not=str(reason))
-            except HeadraceError as error:
-                yield Trial(name, choice.precision.name, why_not=f"{error.reason}: {error.message}")
-            else:
-                yield Trial(name, choice.precision.name, seconds)
+            if left_s <= 0:
+                raise _NotTried(f"not measured: the {self._budget_s:g} s for it were over")
+            built = self._architecture.build(manifest, choice, go_on=self._go_on, timeout_s=left_s)
+            if built.why_not:
+                raise _NotTried(built.why_not)
+            built.materialize(None if filled is None else filled.tensors)
+            if filled is None:
+                self._fill(built)
+            instance = built
+            return Trial(name, choice.precision.name, self._measured(built)), instance
+        except _NotTried as reason:
+            return Trial(name, choice.precision.name, why_not=str(reason)), instance
+        except HeadraceError as error:
+            why_not = f"{error.reason}: {error.message}"
+            return Trial(name, choice.precision.name, why_not=why_not), instance
 
     def _measured(self, instance: Instance) -> dict[int, float]:
         self._rehearsal.warm_up(instance)
@@ -155,10 +160,6 @@ class Trials:
 
 class _NotTried(Exception):
     """Why a candidate has no figures."""
-
-
-def _out_of_time(budget_s: float) -> NoReturn:
-    raise _NotTried(f"not measured: the {budget_s:g} s for it were over")
 
 
 def _published(manifest: Manifest) -> str:

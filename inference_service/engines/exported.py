@@ -35,7 +35,7 @@ class Exported(Engine):
     name = EXPORTED
 
     def __init__(self, module: nn.Module) -> None:
-        self._module = module
+        self.module = module
         self._direct = module.forward
         self.checked: set[Shapes] = set()
 
@@ -54,7 +54,7 @@ class Exported(Engine):
 
     def _first_of(self, shapes: Shapes, inputs: Sequence[Value]) -> Any:
         try:
-            result = self._module(*inputs)
+            result = self.module(*inputs)
         except RuntimeError as error:
             if not isinstance(raised_by_model(error), ModelFailure):
                 raise

@@ -34,10 +34,12 @@ class Follower:
         compiler: Compiler | None = None,
         precisions: Sequence[str] = ("published",),
         trial_budget_s: float = 120.0,
+        one_slot: bool = False,
+        max_stall_s: float = 10.0,
     ) -> None:
         self.store = open_store(url)
         self.first_flips = 0
-        self.served = ServedModel(Followed(model, "stable"), self._on_first_flip)
+        self.served = ServedModel(Followed(model, "stable"), self._on_first_flip, one_slot=one_slot)
         architecture = Architecture(
             self.store,
             torch.device("cpu"),
@@ -53,6 +55,7 @@ class Follower:
             choice=choice,
             precisions=precisions,
             trial_budget_s=trial_budget_s,
+            max_stall_s=max_stall_s,
         )
 
     def _on_first_flip(self) -> None:
