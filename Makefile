@@ -18,7 +18,7 @@ BUF := $(BIN)/buf
 export PYTHON
 
 .PHONY: help setup kubectl up test check lint types contracts proto-checks manifests \
-	protos protos-release bench bench-scheduling fuzz gpu-check format clean
+	protos protos-release bench bench-engines bench-scheduling fuzz gpu-check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
@@ -80,6 +80,9 @@ bench: setup ## measure the serving path; a table and bench-results/*.json (ARGS
 
 bench-scheduling: setup ## goodput through overload and failures, beside baselines; 18 minutes (ARGS="--no-baselines")
 	@$(BIN)/python -m benchmarks.scheduling $(ARGS)
+
+bench-engines: setup ## a forward pass by engine, precision and batch size (ARGS="--precision fp16")
+	@$(BIN)/python -m benchmarks.engines $(ARGS)
 
 simulate: setup ## the gateway's policies in simulated time, beside baselines (ARGS="--quick")
 	@$(BIN)/python -m benchmarks.simulate $(ARGS)

@@ -127,7 +127,8 @@ class Loader:
         if fresh is not None:
             check_table(manifest, fresh)
         self._step("fetch")
-        fill = Fill(self._store, manifest, self._holders(fresh), self._go_on)
+        holders, staging = self._holders(fresh), self._architecture.staging
+        fill = Fill(self._store, manifest, holders, self._go_on, staging)
         fill.fetch(self._staging_bytes)
         rehearsal = self._rehearsal(manifest)
         failpoint("load.after_fetch")

@@ -30,6 +30,9 @@ class Staging:
     def on_batch(self, seconds: float) -> None:
         """A batch took `seconds`."""
 
+    def wait(self, size: int) -> None:
+        """Returns once `size` bytes may be read, copied or hashed."""
+
     def copy(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """Copies to a tensor of the same shape, of any device and datatype."""
         target.copy_(source)
@@ -73,25 +76,26 @@ class Paced(Staging):
         """Copies in parts where both lie densely, else as one part."""
         size = target.numel() * target.element_size()
         if size <= PART_BYTES or not (source.is_contiguous() and target.is_contiguous()):
-            self._wait(size)
+            self.wait(size)
             target.copy_(source)
             return
         count = PART_BYTES // target.element_size()
         parts = zip(source.view(-1).split(count), target.view(-1).split(count), strict=True)
         for source_part, target_part in parts:
-            self._wait(target_part.numel() * target_part.element_size())
+            self.wait(target_part.numel() * target_part.element_size())
             target_part.copy_(source_part)
 
     def digest(self, view: memoryview) -> str:
         """The digest of the bytes, computed in parts."""
-        return digest_in_parts(view, PART_BYTES, self._wait)
+        return digest_in_parts(view, PART_BYTES, self.wait)
 
     def snapshot(self) -> StagingSnapshot:
         """The numbers."""
         with self._lock:
             return self._rate.snapshot()
 
-    def _wait(self, size: int) -> None:
+    def wait(self, size: int) -> None:
+        """Returns once `size` bytes may be read, copied or hashed."""
         while True:
             with self._lock:
                 now = time.monotonic()

@@ -76,6 +76,7 @@ def replica_rows(address: str, status: replica_pb2.ReplicaGetStatusResponse) -> 
             "slots": slots_text(model),
             "swaps": model.swaps,
             "engine": engine_text(model),
+            "staging_mib_per_s": round(status.staging.bytes_per_s / 2**20, 1),
             "failure": _failure_text(model),
         }
         for model in status.models

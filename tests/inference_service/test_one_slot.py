@@ -192,7 +192,7 @@ async def test_requests_wait_for_the_installation_in_order(line, store_url):
         blocked = asyncio.create_task(replica.infer(np.full((1, 4), 7, np.float32)))
         await asyncio.to_thread(WAITING.wait, 10)
         line.publish_moody(2.0)
-        await replica.wait(lambda model: model.load_step == "close")
+        await replica.wait(lambda model: model.slots[0].state == SlotState.LOADING.value)
         waiting = [
             asyncio.create_task(replica.infer(np.full((1, 4), n, np.float32))) for n in range(1, 4)
         ]
