@@ -14,6 +14,7 @@ import torch
 from chassis.errors import DataLoss, FailedPrecondition
 from inference_service.buffers import tensor_of
 from inference_service.instance import Instance
+from inference_service.staging import AT_ONCE, Staging
 from model_store.records import Manifest, TensorEntry
 from model_store.store import Store
 
@@ -24,7 +25,7 @@ class Fill:
     """One version on its way into one instance.
 
     `holders` are instances whose tensors may be copied. `go_on` is called before each tensor and
-    raises to stop.
+    raises to stop; `staging` says how fast the store is read.
     """
 
     def __init__(
@@ -33,10 +34,12 @@ class Fill:
         manifest: Manifest,
         holders: tuple[Instance, ...],
         go_on: Callable[[], None],
+        staging: Staging = AT_ONCE,
     ) -> None:
         self._store = store
         self._manifest = manifest
         self._go_on = go_on
+        self._staging = staging
         self._held = {
             holder.digests[name]: (holder, name)
             for holder in holders
@@ -98,6 +101,8 @@ class Fill:
 
     def _read(self, entry: TensorEntry) -> bytes:
         self._go_on()
+        # The store reads and digests a blob as a whole.
+        self._staging.wait(entry.size_bytes)
         content = self._store.read_blob(entry.digest)
         if len(content) != entry.size_bytes:
             raise DataLoss(
