@@ -58,6 +58,9 @@ class Replica:
         self._store = store
         device = checked_device(settings.device)
         self.staging = open_staging(settings)
+        self._compiler = Compiler(
+            device, folder=settings.compile_dir, timeout_s=settings.compile_timeout_s
+        )
         self.repository = Repository(
             settings,
             store,
@@ -65,9 +68,7 @@ class Replica:
                 store,
                 device,
                 allow_import_path=settings.allow_import_path,
-                compiler=Compiler(
-                    device, folder=settings.compile_dir, timeout_s=settings.compile_timeout_s
-                ),
+                compiler=self._compiler,
                 staging=self.staging,
             ),
             on_change=self._announce_if_ready,
@@ -185,6 +186,7 @@ class Replica:
         self._executor.stop(JOIN_S)
         self._lookup.close()
         self.repository.join()
+        self._compiler.close()
 
     async def _sweep(self) -> None:
         """Gives the memory of idle sequences back, also where no request comes any more."""

@@ -9,7 +9,9 @@ it fails, CompilationFailed says why, and a program that failed once is not trie
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -137,14 +139,22 @@ class Compiler:
         limit_s = max(_LEAST_SECONDS, min(self._timeout_s, timeout_s or self._timeout_s))
         give_up_at = time.monotonic() + limit_s
         with errors.open("wb") as stream:
-            job = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
+            job = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,
+            )
         try:
             while _running(job):
                 go_on()
                 if time.monotonic() > give_up_at:
                     raise CompilationFailed(f"it took longer than {limit_s:g} s")
         finally:
-            job.kill()
+            if job.poll() is None:
+                # Its g++ too.
+                os.killpg(job.pid, signal.SIGKILL)
             job.wait()
         if job.returncode:
             raise CompilationFailed(_last_line(errors) or f"exit code {job.returncode}")

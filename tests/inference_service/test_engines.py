@@ -298,6 +298,17 @@ def test_without_a_compiler_the_graph_is_run_and_says_why(line, store_url, monke
             assert instance.why_not == "not compiled: there is no g++ on this machine"
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_a_job_that_takes_too_long_is_ended(line, store):
+    line.publish(1.0)
+    compiler = Compiler(CPU, timeout_s=0.1)
+    architecture = Architecture(store, CPU, allow_import_path=True, compiler=compiler)
+    instance = architecture.build(store.manifest("affine", 1), Choice(COMPILED))
+    assert instance.why_not == "not compiled: it took longer than 1 s"
+    compiler.close()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_a_job_that_fails_is_not_repeated(line, store, monkeypatch):
     line.publish(1.0)
     manifest = replace(

@@ -15,6 +15,7 @@ from inference_service.architecture import Choice
 from inference_service.precision import Precision
 from inference_service.slot import Slots, SlotState
 from model_store.records import ProgramKind
+from protos.inference import grpc_service_pb2 as oip
 from tests.inference_service.follower import Follower
 from tests.inference_service.line import GATE, WAITING, Affine, expected
 from tests.inference_service.served_replica import ServedReplica, request
@@ -193,6 +194,9 @@ async def test_requests_wait_for_the_installation_in_order(line, store_url):
         await asyncio.to_thread(WAITING.wait, 10)
         line.publish_moody(2.0)
         await replica.wait(lambda model: model.slots[0].state == SlotState.LOADING.value)
+        # To gateways it is ready: they would take it for gone.
+        index = await replica.oip.RepositoryIndex(oip.RepositoryIndexRequest(ready=True))
+        assert [(entry.version, entry.state) for entry in index.models] == [("1", "READY")]
         waiting = [
             asyncio.create_task(replica.infer(np.full((1, 4), n, np.float32))) for n in range(1, 4)
         ]
