@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from tests.inference_service.sequence_models import RunningSumModel
 
 CPU = torch.device("cpu")
 COMPILING_S = 600
+SWAPS = 60
 ENGINES = [
     EAGER,
     EXPORTED,
@@ -276,6 +278,32 @@ def test_loads_follow_each_other(engine, store_url, line: Line, compiled_folder)
             np.testing.assert_allclose(follower.answer(x)[1], expected(weight, x, weight))
             assert follower.answer(x, version - 1)[0] == version - 1
         assert compiler.jobs == jobs
+
+
+def test_no_batch_is_torn(engine, store_url, line: Line, compiled_folder):
+    """A thread computes without a pause while versions are swapped below it."""
+    x = np.arange(12, dtype=np.float32).reshape(3, 4)
+    line.publish(1.0, bias=1.0)
+    compiler = Compiler(CPU, folder=str(compiled_folder))
+    with Follower(store_url, choice=Choice(engine), compiler=compiler) as follower:
+        follower.wait(lambda s: s.serving_version == 1, within_s=COMPILING_S)
+        wrong, seen, done = [], set(), threading.Event()
+
+        def compute() -> None:
+            while not done.is_set():
+                version, y = follower.answer(x)
+                seen.add(version)
+                if not np.allclose(y, expected(float(version), x, float(version))):
+                    wrong.append((version, y))
+
+        computing = threading.Thread(target=compute, daemon=True)
+        computing.start()
+        for weight in range(2, SWAPS + 2):
+            follower.wait_serving(line.publish(float(weight), bias=float(weight)))
+        done.set()
+        computing.join(20)
+        assert wrong == []
+        assert len(seen) > SWAPS / 4
 
 
 def test_a_program_without_python_code_is_not_run_eagerly(line, store_url):
