@@ -74,6 +74,10 @@ class StagingRate:
         self._answered_at = now
         (self._seen if self._active else self._calm).append((now, seconds))
 
+    def alone(self, *, now: float) -> bool:
+        """Whether nobody has been answered lately, so that nobody is held up."""
+        return now - self._answered_at > WINDOW_S
+
     def take(self, size: int, *, now: float) -> bool:
         """Whether `size` bytes may be staged now; True spends them."""
         self._decide(now)
@@ -99,8 +103,7 @@ class StagingRate:
     def _decide(self, now: float) -> None:
         _forget(self._seen, now - WINDOW_S)
         _forget(self._calm, now - CALM_S)
-        if now - self._answered_at > WINDOW_S:
-            # Nobody is answered: nobody is held up.
+        if self.alone(now=now):
             self._rate = MOST_RATE
             self._idle = True
             return

@@ -155,10 +155,18 @@ def test_progress(events):
                     break
 
 
-@pytest.mark.parametrize("staging", [Staging(), Paced(StagingRate(floor=FLOOR))], ids=repr)
+def paced() -> Paced:
+    """One that is in use: batches have just been answered."""
+    staging = Paced(StagingRate(floor=2**40))
+    staging.on_batch(0.001)
+    return staging
+
+
+@pytest.mark.parametrize("make", [Staging, lambda: Paced(StagingRate(floor=FLOOR)), paced])
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (PART_BYTES // 4 * 2 + 5,), (1025, 1024)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_parts_make_the_whole(staging, shape, dtype):
+def test_parts_make_the_whole(make, shape, dtype):
+    staging = make()
     source = torch.randn(shape)
     target = torch.empty(shape, dtype=dtype)
     with staging.during():
