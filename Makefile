@@ -18,7 +18,8 @@ BUF := $(BIN)/buf
 export PYTHON
 
 .PHONY: help setup kubectl up test check lint types contracts proto-checks manifests \
-	protos protos-release bench bench-deltas bench-scheduling chaos fuzz gpu-check format clean
+	protos protos-release bench bench-deltas bench-engines bench-scheduling chaos fuzz gpu-check \
+	format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
@@ -86,6 +87,9 @@ bench-scheduling: setup ## goodput through overload and failures, beside baselin
 
 bench-deltas: setup ## weight deltas on real training runs: bytes and time beside XOR and full (ARGS="--no-encoder")
 	@$(BIN)/python -m benchmarks.deltas $(ARGS)
+
+bench-engines: setup ## a forward pass by engine, precision and batch size (ARGS="--precision fp16")
+	@$(BIN)/python -m benchmarks.engines $(ARGS)
 
 simulate: setup ## the gateway's policies in simulated time, beside baselines (ARGS="--quick")
 	@$(BIN)/python -m benchmarks.simulate $(ARGS)

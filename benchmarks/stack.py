@@ -111,6 +111,8 @@ class Stack:
     # Settings that differ from the defaults, by name.
     gateway_settings: Mapping[str, str] = field(default_factory=dict)
     replica_settings: Mapping[str, str] = field(default_factory=dict)
+    # URL of the model store; empty for one in `directory`.
+    store: str = ""
     gateway: Service = field(init=False)
     _services: list[Service] = field(default_factory=list)
 
@@ -136,9 +138,14 @@ class Stack:
         return self._services[0]
 
     @property
+    def replica_services(self) -> list[Service]:
+        """Of every replica."""
+        return [service for service in self._services if service is not self.gateway]
+
+    @property
     def replica_pids(self) -> list[int]:
         """Of every replica."""
-        return [service.pid for service in self._services if service is not self.gateway]
+        return [service.pid for service in self.replica_services]
 
     @property
     def samples(self) -> Path:
@@ -148,14 +155,14 @@ class Stack:
     def _start(self) -> None:
         samples, _ = self.model.samples()
         np.savez(self.samples, allow_pickle=False, **samples)
-        store = f"file://{self.directory / 'store'}"
-        settings = {"port": 0, "store": store, "models": self.model.name, "threads": self.threads}
+        self.store = self.store or f"file://{self.directory / 'store'}"
+        settings = {"port": 0, "store": self.store, "models": self.model.name, "threads": self.threads}
         settings |= self.replica_settings
         # First what takes longest; it imports while we export.
         for index in range(self.replicas):
             self._add("inference_service", f"replica-{index}", settings)
         module = self.model.build().eval()
-        with Publisher(store, model=self.model) as publisher:
+        with Publisher(self.store, model=self.model) as publisher:
             publisher.publish(module, step=1)
         for service in self._services:
             service.wait_until_serving()

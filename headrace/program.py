@@ -79,16 +79,31 @@ def export_program(
                 module, arguments, dynamic_shapes=_dynamic_shapes(module, signature)
             )
         except Exception as error:
-            first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            raise InvalidArgument(
-                "NOT_EXPORTABLE", f"torch.export refused the module: {first_line}"
-            ) from error
+            raise _not_exportable(error) from error
         for name, value in program.state_dict.items():
             program.state_dict[name] = _without_storage(value)
         program._example_inputs = None
         blob = io.BytesIO()
         torch.export.save(program, blob)
     return blob.getvalue()
+
+
+def retraced(
+    module: nn.Module, signature: Signature, example: Sequence[torch.Tensor]
+) -> torch.export.ExportedProgram:
+    """An exported module traced once more, as it is now: on its device, in its datatypes.
+
+    `example` as for `export_program`. Raises InvalidArgument (NOT_EXPORTABLE).
+    """
+    arguments = tuple(_two_rows(tensor, signature) for tensor in example)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return torch.export.export(
+                module, arguments, dynamic_shapes=_dynamic_shapes(module, signature)
+            )
+        except Exception as error:
+            raise _not_exportable(error) from error
 
 
 def preload() -> None:
@@ -112,6 +127,11 @@ def load_program(content: bytes) -> nn.Module:
             raise InvalidArgument(
                 "BAD_PROGRAM", f"the program blob does not load: {error}"
             ) from error
+
+
+def _not_exportable(error: Exception) -> InvalidArgument:
+    first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+    return InvalidArgument("NOT_EXPORTABLE", f"torch.export refused the module: {first_line}")
 
 
 def _two_rows(tensor: torch.Tensor, signature: Signature) -> torch.Tensor:

@@ -17,6 +17,9 @@ from chassis.errors import InvalidArgument
 from chassis.tensors import Signature, TensorSpec
 from headrace.program import DATATYPES, TORCH_TYPES
 
+# The size of a free dimension where nothing shows a better one.
+FREE_SIZE = 8
+
 BytesArray: TypeAlias = npt.NDArray[np.object_]
 Value: TypeAlias = torch.Tensor | BytesArray
 

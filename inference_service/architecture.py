@@ -1,53 +1,159 @@
 """From a version's program to an `Instance` without weights, and whether weights belong into it.
 
-Decides how each kind of program is read: an exported program needs no user code; an import path
-runs the code of a headrace.Model class that is installed here, if settings allow it.
+Decides how each kind of program is read (an exported one needs no user code; an import path runs
+the code of a headrace.Model class that is installed here, if settings allow it), and which engine
+it gets: the one asked for where the program can have it, else the one it brings, with the reason.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
+from torch import fx, nn
 
 from chassis.errors import FailedPrecondition, HeadraceError
+from chassis.telemetry import logger
 from headrace.model import load_model
 from headrace.program import load_program
+from inference_service.engines.compiled import CompilationFailed, Compiled
+from inference_service.engines.compiler import Compiler
+from inference_service.engines.eager import Eager
+from inference_service.engines.engine import AS_PUBLISHED, COMPILED, EAGER, EXPORTED, Engine
+from inference_service.engines.exported import Exported
+from inference_service.engines.graph import cast_literals, move_literals, name_constants
 from inference_service.instance import Instance, check_supported
+from inference_service.precision import PUBLISHED, Precision
+from inference_service.staging import AT_ONCE, Staging
 from model_store.blobs import Blobs
 from model_store.records import Manifest, ProgramKind
 
+log = logger(__name__)
+
+# How far compiled code and its graph may differ where nothing is cast: two ways to round.
+_TWO_WAYS = (1e-4, 1e-3)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How a model is to be computed; `engine` as in the settings, save "auto"."""
+
+    engine: str = AS_PUBLISHED
+    precision: Precision = PUBLISHED
+
+
+# A version runs as it was published.
+AS_IT_COMES = Choice()
+
+
+def _never() -> None:
+    return
+
 
 class Architecture:
-    """Builds instances on one device."""
+    """Builds instances on one device. Thread-safe."""
 
-    def __init__(self, blobs: Blobs, device: torch.device, *, allow_import_path: bool) -> None:
+    def __init__(
+        self,
+        blobs: Blobs,
+        device: torch.device,
+        *,
+        allow_import_path: bool,
+        compiler: Compiler | None = None,
+        staging: Staging = AT_ONCE,
+    ) -> None:
         self._blobs = blobs
         self._device = device
         self._allow_import_path = allow_import_path
+        self.staging = staging
+        self.compiler = compiler or Compiler(device)
 
-    def build(self, manifest: Manifest) -> Instance:
+    def build(
+        self,
+        manifest: Manifest,
+        choice: Choice = AS_IT_COMES,
+        *,
+        go_on: Callable[[], None] = _never,
+        timeout_s: float | None = None,
+    ) -> Instance:
         """An instance of the manifest's program; an exported one takes no memory for weights yet.
 
+        A compiled one may take minutes, `timeout_s` at most; `go_on` is asked meanwhile.
         Raises FailedPrecondition (UNSUPPORTED_DATATYPE, DECOUPLED_PROGRAM, IMPORT_PATH_REFUSED,
         BUILD_FAILED), InvalidArgument (BAD_PROGRAM, BAD_IMPORT_PATH), and what the store raises.
         """
         if manifest.program.kind is ProgramKind.EXPORTED:
-            return self._exported(manifest)
-        return self._imported(manifest)
+            return self._exported(manifest, choice, go_on, timeout_s)
+        return self._imported(manifest, choice)
 
-    def _exported(self, manifest: Manifest) -> Instance:
+    def _exported(
+        self,
+        manifest: Manifest,
+        choice: Choice,
+        go_on: Callable[[], None],
+        timeout_s: float | None,
+    ) -> Instance:
         check_supported(manifest.signature)
-        module = load_program(self._blobs.read_blob(manifest.program.digest))
-        if self._device.type != "cpu" and isinstance(module, torch.fx.GraphModule):
-            move_literals(module, self._device)
+        content = self._blobs.read_blob(manifest.program.digest)
+        module = load_program(content)
+        if isinstance(module, fx.GraphModule):
+            self._prepare(module, choice)
+        engine, why_not = self._engine(manifest, choice, module, content, go_on, timeout_s)
         return Instance(
             module,
             program=manifest.program,
             signature=manifest.signature,
             device=self._device,
-            exported=True,
+            engine=engine,
+            precision=choice.precision,
+            why_not=why_not,
+            staging=self.staging,
         )
 
-    def _imported(self, manifest: Manifest) -> Instance:
+    def _prepare(self, module: fx.GraphModule, choice: Choice) -> None:
+        if self._device.type != "cpu":
+            move_literals(module, self._device)
+        if choice.precision.dtype is not None:
+            cast_literals(module, choice.precision)
+        if choice.engine == COMPILED or self._device.type != "cpu":
+            name_constants(module)
+
+    def _engine(
+        self,
+        manifest: Manifest,
+        choice: Choice,
+        module: nn.Module,
+        content: bytes,
+        go_on: Callable[[], None],
+        timeout_s: float | None,
+    ) -> tuple[Engine, str]:
+        """The engine for an exported program, and why it is not the one asked for."""
+        if choice.engine == EAGER:
+            return Exported(module), "an exported program has no Python code to run eagerly"
+        if choice.engine != COMPILED:
+            return Exported(module), ""
+        if not isinstance(module, fx.GraphModule):
+            return Exported(module), "not compiled: the program is not one graph"
+        probe = manifest.probe
+        golden = self._blobs.read_blob(probe.digest) if probe is not None else b""
+        tolerance = choice.precision.widened(*_TWO_WAYS)
+        try:
+            program = self.compiler.compiled(
+                manifest, content, golden, choice.precision, go_on, timeout_s
+            )
+            compiled = Compiled(module, program, manifest.signature, self._device, tolerance)
+        except CompilationFailed as failure:
+            log.warning(
+                "not compiled; the exported graph is run instead",
+                model=manifest.model,
+                version=manifest.version,
+                why=str(failure),
+            )
+            return Exported(module), f"not compiled: {failure}"
+        return compiled, ""
+
+    def _imported(self, manifest: Manifest, choice: Choice) -> Instance:
         path = self._blobs.read_blob(manifest.program.digest).decode(errors="replace")
         if not self._allow_import_path:
             raise FailedPrecondition(
@@ -56,32 +162,26 @@ class Architecture:
             )
         try:
             model = load_model(path)
-            return Instance(
-                model.build().eval(),
-                program=manifest.program,
-                signature=manifest.signature,
-                device=self._device,
-                exported=False,
-                generate=model.generate,
-            )
+            module = model.build().eval()
         except HeadraceError:
             raise
         except Exception as error:
             raise FailedPrecondition(
                 "BUILD_FAILED", f"{path} failed to build: {type(error).__name__}: {error}"
             ) from error
-
-
-def move_literals(module: torch.fx.GraphModule, device: torch.device) -> None:
-    """Points tensors that the graph itself creates at `device`; export baked in the trainer's."""
-    for node in module.graph.nodes:
-        if isinstance(node.kwargs.get("device"), torch.device):
-            node.kwargs = {**node.kwargs, "device": device}
-        if any(isinstance(argument, torch.device) for argument in node.args):
-            node.args = tuple(
-                device if isinstance(argument, torch.device) else argument for argument in node.args
-            )
-    module.recompile()
+        return Instance(
+            module,
+            program=manifest.program,
+            signature=manifest.signature,
+            device=self._device,
+            engine=Eager(module),
+            precision=choice.precision,
+            generate=model.generate,
+            staging=self.staging,
+            why_not="the version is an import path, which is run as Python code"
+            if choice.engine in (EXPORTED, COMPILED)
+            else "",
+        )
 
 
 def check_table(manifest: Manifest, instance: Instance) -> None:

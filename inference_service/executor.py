@@ -27,6 +27,7 @@ from inference_service.generation import Generation, Generations
 from inference_service.instance import Instance
 from inference_service.placement import leave, placed
 from inference_service.sequences import states_of
+from inference_service.served import ServedModel
 from inference_service.slot import Slot
 from inference_service.work import Work
 
@@ -41,8 +42,19 @@ class _Wake:
     work: Work
 
 
+def _nobody(_seconds: float) -> None:
+    return
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """The one slot of a model takes batches again."""
+
+    served: ServedModel
+
+
 class Executor:
-    """The device's thread.
+    """The device's thread; `on_batch` hears in it how long each batch took, waiting included.
 
     A generation ends after `max_generation_s` and rests while `most_ahead` of its responses are
     not taken.
@@ -54,11 +66,15 @@ class Executor:
         *,
         max_generation_s: float = DEFAULT_GENERATION_S,
         most_ahead: int = DEFAULT_MOST_AHEAD,
+        on_batch: Callable[[float], None] = _nobody,
     ) -> None:
         self._device = device
+        self._on_batch = on_batch
         self._max_generation_s = max_generation_s
         self._generations = Generations(most_ahead=most_ahead)
-        self._queue: SimpleQueue[Work | _Wake | None] = SimpleQueue()
+        self._queue: SimpleQueue[Work | _Wake | _Open | None] = SimpleQueue()
+        # Work whose model's one slot is closed, in order of arrival.
+        self._held: dict[ServedModel, list[Work]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name=f"execute-{device}", daemon=True)
 
@@ -100,16 +116,51 @@ class Executor:
             self._step()
         for generation in self._generations.take_all():
             self._end(generation, Unavailable("STOPPING", "the server is stopping"))
+        for work in [work for held in self._held.values() for work in held]:
+            work.error = Unavailable("STOPPING", "the server is stopping")
+            self._tell(work.on_done, work)
 
-    def _take(self, item: Work | _Wake) -> None:
+    def _take(self, item: Work | _Wake | _Open) -> None:
         if isinstance(item, _Wake):
             self._generations.wake(item.work)
+        elif isinstance(item, _Open):
+            for work in self._held.pop(item.served, []):
+                self._start(work)
+        else:
+            self._start(item)
+
+    def _start(self, work: Work) -> None:
+        """Computes the work, or lets it wait while its model's one slot is closed."""
+        guard = self._guarded(work)
+        if work.served in self._held:
             return
-        started = self._begun(item)
+        try:
+            started = self._begun(work)
+        finally:
+            if guard is not None:
+                work.served.slots.release(guard)
         if started is None:
-            self._tell(item.on_done, item)
+            self._tell(work.on_done, work)
         else:
             self._generations.add(started)
+
+    def _guarded(self, work: Work) -> Slot | None:
+        """A pin for as long as the work is placed, so that the one slot does not close meanwhile.
+
+        None with two slots, before the first version, and where the work now waits.
+        """
+        served = work.served
+        while served.slots.one and served.slots.serving is not None:
+            # Behind those that wait already: the order of a sequence is the order of arrival.
+            if served not in self._held:
+                guard = served.slots.pin()
+                if guard is not None:
+                    return guard
+                if not served.slots.hold(lambda: self._queue.put(_Open(served))):
+                    continue
+            self._held.setdefault(served, []).append(work)
+            return None
+        return None
 
     def _begun(self, work: Work) -> Generation | None:
         """A generation that now has the slot, or None: the work is done."""
@@ -169,7 +220,9 @@ class Executor:
         ]
         work.states = outputs[len(specs) :]
         work.infer_s = computed - started
-        work.output_s = time.monotonic() - computed
+        ended = time.monotonic()
+        work.output_s = ended - computed
+        self._on_batch(ended - work.queued_at)
 
     def _step(self) -> None:
         """One step of the generation whose turn it is; those that rested too long end."""

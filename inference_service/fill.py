@@ -3,7 +3,8 @@
 Decides what need not be read again (a tensor unchanged since a version that one of the two slots
 holds), how much is fetched before the idle slot's version is given up, and that what counts is what
 lies in the slot afterwards: every tensor is digested where it was installed. Which deltas lead to a
-tensor is `model_store.chain`'s part; each is applied to all tensors, in place, before the next.
+tensor is `model_store.chain`'s part; each is applied to all tensors, in place, before the next. A
+tensor that lies in another precision than it was published in is made beside the slot instead.
 """
 
 from __future__ import annotations
@@ -13,24 +14,25 @@ from collections.abc import Callable
 import torch
 
 from chassis.errors import DataLoss, FailedPrecondition
-from headrace.program import TORCH_TYPES
-from inference_service.buffers import changing, tensor_of, view_of
+from inference_service.buffers import changing, tensor_of
 from inference_service.instance import Instance
+from inference_service.staging import AT_ONCE, Staging
 from model_store.blobs import Blobs
 from model_store.chain import Chain, Way, sized
-from model_store.digests import digest
 from model_store.records import Manifest, TensorEntry
 
 _CPU = torch.device("cpu")
-# Type and shape of a tensor.
-_Kind = tuple[torch.dtype, tuple[int, ...]]
+# Datatype and shape of a tensor, as published.
+_Kind = tuple[str, tuple[int, ...]]
+# Where a tensor lies: an instance and its name there.
+_Place = tuple[Instance, str]
 
 
 class Fill:
-    """One version on its way into one instance.
+    """One version on its way into one instance: `fetch`, `install`, `verify`, each once.
 
     `holders` are instances whose tensors may be copied. `go_on` is called before each tensor and
-    raises to stop.
+    raises to stop; `staging` says how fast the store is read.
     """
 
     def __init__(
@@ -39,17 +41,20 @@ class Fill:
         manifest: Manifest,
         holders: tuple[Instance, ...],
         go_on: Callable[[], None],
+        staging: Staging = AT_ONCE,
     ) -> None:
         self._blobs = blobs
         self._manifest = manifest
         self._go_on = go_on
+        self._staging = staging
         # By kind, for equal bytes may be another type's: a digest names bytes only.
-        self._held: dict[_Kind, dict[str, torch.Tensor]] = {}
+        self._held: dict[_Kind, dict[str, _Place]] = {}
         # The first holder comes last, so that its tensors win: nothing writes to what serves.
         for holder in reversed(holders):
             for name, named in holder.digests.items():
-                tensor = holder.tensors[name]
-                self._held.setdefault((tensor.dtype, tuple(tensor.shape)), {})[named] = tensor
+                self._held.setdefault(holder.table()[name], {})[named] = (holder, name)
+        self._sizes = {entry.stored_digest: entry.size_bytes for entry in manifest.tensors}
+        self._sizes |= {step.digest: step.size_bytes for step in manifest.deltas}
         self._chain = Chain(manifest, self._read_blob)
         self._ways: dict[str, Way] = {}
         self._fetched: dict[str, bytes] = {}
@@ -59,12 +64,11 @@ class Fill:
 
         A missing or damaged blob thus mostly shows before a slot is touched. Every delta needed is
         read here, so that its header is known; one that finds no room is read again later.
-        To be called first. Raises what `Store.read_blob` does, DataLoss (SIZE_MISMATCH) and what
+        May be left out. Raises what `Store.read_blob` does, DataLoss (SIZE_MISMATCH) and what
         `Chain.way` does.
         """
         self._chain.keep(staging_bytes)
-        for entry in self._manifest.tensors:
-            self._ways[entry.name] = self._chain.way(entry, self._usable(entry))
+        self._plan()
         room = self._chain.room
         for entry in self._manifest.tensors:
             start = self._ways[entry.name].start
@@ -77,6 +81,7 @@ class Fill:
 
     def install(self, target: Instance) -> None:
         """Makes every tensor that `target` does not hold yet in its storage."""
+        self._plan()
         for entry in self._manifest.tensors:
             self._go_on()
             if target.digests.get(entry.name) != entry.digest:
@@ -93,32 +98,49 @@ class Fill:
         """
         for entry in self._manifest.tensors:
             self._go_on()
-            tensor = target.tensors[entry.name]
-            if digest(view_of(tensor)) != entry.digest:
+            if not target.intact(entry):
                 target.digests.pop(entry.name, None)
-                self._remake(entry, target)
-                if digest(view_of(tensor)) != entry.digest:
+                self._put(self._chain.content(entry), entry, target)
+                if not target.intact(entry):
                     raise DataLoss(
                         "INSTALL_MISMATCH",
                         f"tensor {entry.name!r} differs from its digest after it was installed",
                     )
             target.digests[entry.name] = entry.digest
+        target.forget_others(self._manifest)
 
-    def _usable(self, entry: TensorEntry) -> dict[str, torch.Tensor]:
-        """Tensors at hand of the entry's kind, by digest."""
-        return self._held.get((TORCH_TYPES[entry.datatype], entry.shape), {})
+    def _plan(self) -> None:
+        if not self._ways:
+            for entry in self._manifest.tensors:
+                self._ways[entry.name] = self._chain.way(entry, self._usable(entry))
+
+    def _usable(self, entry: TensorEntry) -> dict[str, _Place]:
+        """Tensors at hand of the entry's kind, by digest.
+
+        A cast one is good for a copy alone: the words that deltas change are not in it.
+        """
+        held = self._held.get((entry.datatype, entry.shape), {})
+        return {
+            named: (holder, name)
+            for named, (holder, name) in held.items()
+            if named == entry.digest or not holder.is_cast(entry, name)
+        }
 
     def _begin(self, entry: TensorEntry, target: Instance) -> None:
         """Puts what the tensor is made of into its place."""
-        start = self._ways[entry.name].start
+        way = self._ways[entry.name]
         there = target.digests.pop(entry.name, None)
-        if not start or there == start:
+        cast = target.is_cast(entry)
+        if not cast and (not way.start or there == way.start):
             return
-        held = self._usable(entry).get(start)
-        if held is not None:
-            target.tensors[entry.name].copy_(held)
+        held = self._usable(entry).get(way.start)
+        if held is not None and target.copy_from(*held, entry):
+            return
+        if cast:
+            self._put(self._made(entry, way), entry, target)
+            self._ways[entry.name] = Way(entry.digest, ())
         else:
-            self._copy(start, entry, target)
+            self._put(self._start(way, entry), entry, target)
 
     def _advance(self, index: int, target: Instance) -> None:
         """Applies one delta to every tensor that needs it."""
@@ -134,23 +156,32 @@ class Fill:
                 moved.add(tensor.data_ptr())
         self._chain.forget(index)
 
-    def _remake(self, entry: TensorEntry, target: Instance) -> None:
-        """Makes one tensor of nothing but what the store holds."""
-        source = tensor_of(self._chain.content(entry), entry.datatype, entry.shape, _CPU)
-        target.tensors[entry.name].copy_(source)
+    def _made(self, entry: TensorEntry, way: Way) -> bytes | bytearray:
+        """The tensor's bytes, made beside the slot."""
+        if way.start not in ("", entry.stored_digest):
+            return self._chain.content(entry)
+        if not way.steps:
+            return self._start(way, entry)
+        content = bytearray(self._start(way, entry) if way.start else entry.size_bytes)
+        for index in way.steps:
+            changes = self._chain.changes(index)
+            self._chain.apply(index, changes[entry.name], memoryview(content))
+        return content
 
-    def _copy(self, start: str, entry: TensorEntry, target: Instance) -> None:
-        content = self._fetched.get(start)
-        if content is None:
-            content = self._read(start, entry)
-        source = tensor_of(content, entry.datatype, entry.shape, _CPU)
-        target.tensors[entry.name].copy_(source)
+    def _start(self, way: Way, entry: TensorEntry) -> bytes:
+        content = self._fetched.get(way.start)
+        return self._read(way.start, entry) if content is None else content
+
+    def _put(self, content: bytes | bytearray, entry: TensorEntry, target: Instance) -> None:
+        target.put(entry, tensor_of(content, entry.datatype, entry.shape, _CPU))
 
     def _read(self, name: str, entry: TensorEntry) -> bytes:
         return sized(self._read_blob(name), entry)
 
     def _read_blob(self, name: str) -> bytes:
         self._go_on()
+        # A blob is read and digested as a whole.
+        self._staging.wait(self._sizes.get(name, 0))
         return self._blobs.read_blob(name)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from inference_service.architecture import Architecture
+from inference_service.architecture import Architecture, Choice
 from inference_service.leases import Leases
 from inference_service.loader import Loader
+from inference_service.precision import Precision
 from inference_service.sequences import SequenceBounds
 from inference_service.served import ServedModel
 from inference_service.settings import Followed, ReplicaSettings
@@ -34,7 +35,7 @@ class Following:
         bounds = SequenceBounds(
             settings.max_sequences, settings.sequence_idle_s, settings.sequence_hold_s
         )
-        self.served = ServedModel(followed, on_first_flip, bounds)
+        self.served = ServedModel(followed, on_first_flip, bounds, one_slot=settings.slots == 1)
         self._watcher = Watcher(store, self.served, poll_s=settings.poll_s)
         self._leases = Leases(store, self.served, ttl_s=settings.lease_s)
         self._loader = Loader(
@@ -45,6 +46,10 @@ class Following:
             self._leases,
             staging_bytes=settings.staging_bytes,
             trust=trust,
+            choice=Choice(settings.engine, Precision(settings.precision)),
+            precisions=settings.precisions(),
+            trial_budget_s=settings.auto_budget_s,
+            max_stall_s=settings.max_stall_ms / 1000,
         )
 
     def start(self) -> None:

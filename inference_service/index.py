@@ -53,7 +53,9 @@ async def whole_index(repository: Repository) -> oip.RepositoryIndexResponse:
 
 def ready_versions(served: ServedModel) -> list[str]:
     """The versions of a model that would answer, ascending."""
-    ready = [slot.version for slot in served.slots.snapshot() if _STATES.get(slot.state) == READY]
+    # Also the one of a slot that is closed for an installation: what asks for it waits a little.
+    versions = {slot.version for slot in served.slots.snapshot()}
+    ready = [version for version in versions if served.slots.holds(version)]
     return [str(version) for version in sorted(ready)]
 
 
@@ -91,7 +93,8 @@ def _of_served(served: ServedModel) -> Iterator[tuple[int, tuple[str, str]]]:
         yield failure.version, _failed(failure)
     for slot in snapshot.slots:
         if slot.version:
-            yield slot.version, (_STATES[slot.state], "")
+            ready = served.slots.holds(slot.version)
+            yield slot.version, (READY if ready else _STATES[slot.state], "")
 
 
 def _failed(failure: LoadFailure) -> tuple[str, str]:

@@ -1,9 +1,7 @@
 """A module with weights of its own: what a slot holds and a batch runs on.
 
-Decides how a forward pass is called and what of its result is believed. An exported program checks
-its inputs in hooks that cost more than a small model's forward pass (measured: 60-110 us against
-30); an input's shapes pass through them once, later batches of those shapes go straight to the
-graph. Names, datatypes and ranks were checked against the signature before.
+Decides what of a forward pass is believed, and in which precision its weights lie. How it is
+computed is its engine's (`engines`): eagerly, as an exported graph, or compiled.
 A decoupled model's `generate` is called with the module and the inputs by name; each step of it is
 one response. Filling the weights is left to `fill`, when to run to the executor and the rehearsal,
 what an exception means to `faults`.
@@ -11,7 +9,8 @@ what an exception means to `faults`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,17 +21,28 @@ from chassis.tensors import Signature
 from headrace.probe import Generate, named_inputs
 from headrace.program import DATATYPES, TORCH_TYPES
 from headrace.values import Value, datatype_of_value, fits, outputs_in_order
-from inference_service.faults import BadOutput, ModelFailure, raised_by_model, reraise
-from model_store.records import Manifest, Program
+from inference_service.buffers import view_of
+from inference_service.engines.engine import Engine
+from inference_service.faults import BadOutput, reraise
+from inference_service.precision import PUBLISHED, Precision
+from inference_service.staging import AT_ONCE, Staging
+from model_store.records import Manifest, Program, TensorEntry
 
-# Beyond this many different input shapes, new ones are checked at every call.
-MOST_SHAPES = 4096
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What an instance held at one moment: contents of some tensors, digests of all."""
+
+    contents: dict[str, torch.Tensor]
+    digests: dict[str, str]
+    cast_digests: dict[tuple[str, str], str]
 
 
 class Instance:
     """One build of a program. Not thread-safe: one thread at a time runs or fills it.
 
-    `generate` is the method of that name of a decoupled model.
+    `engine` computes with `module`'s tensors, which are cast to `precision` when they are
+    installed; `staging` says how fast. `generate` is the method of that name of a decoupled model.
     """
 
     def __init__(
@@ -42,8 +52,11 @@ class Instance:
         program: Program,
         signature: Signature,
         device: torch.device,
-        exported: bool,
+        engine: Engine,
+        precision: Precision = PUBLISHED,
         generate: Generate | None = None,
+        why_not: str = "",
+        staging: Staging = AT_ONCE,
     ) -> None:
         self.program = program
         self.signature = signature
@@ -51,35 +64,109 @@ class Instance:
         self.tensors: dict[str, torch.Tensor] = {}
         # What each tensor holds; a name is absent while its bytes are unknown.
         self.digests: dict[str, str] = {}
+        self.engine = engine
+        # Why it is not the engine asked for; "" where it is.
+        self.why_not = why_not
+        self.precision = precision
         self._module = module
-        self._exported = exported
-        self._direct = module.forward if exported else module
+        self._staging = staging
         self._generate = generate
-        self._seen: set[tuple[tuple[int, ...], ...]] = set()
+        # Of the program: what lies in the slot may be cast.
+        self._table = {
+            name: (DATATYPES.get(value.dtype, str(value.dtype)), tuple(value.shape))
+            for name, value in module.state_dict().items()
+        }
+        # Digests of what tensors that are cast have to hold, by digest and datatype as published.
+        self._cast_digests: dict[tuple[str, str], str] = {}
 
     def fits(self, manifest: Manifest) -> bool:
         """Whether `manifest`'s weights belong into this build."""
         return self.program == manifest.program and self.signature == manifest.signature
 
     def table(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """(datatype, shape) of every parameter and persistent buffer, by name."""
-        return {
-            name: (DATATYPES.get(value.dtype, str(value.dtype)), tuple(value.shape))
-            for name, value in self._module.state_dict().items()
-        }
+        """(datatype, shape) of every parameter and persistent buffer, by name, as published."""
+        return self._table
 
-    def materialize(self) -> None:
-        """Gives every tensor storage on the device, with contents still to be filled."""
+    def materialize(self, storage: dict[str, torch.Tensor] | None = None) -> None:
+        """Gives every tensor storage on the device, with contents still to be filled.
+
+        `storage` is that of another instance of the same program and precision, to be shared."""
         if self.tensors:
             return
-        if self._exported:
-            storage = {
-                name: torch.empty(value.shape, dtype=value.dtype, device=self.device)
-                for name, value in self._module.state_dict().items()
+        state = self._module.state_dict()
+        if storage is not None or any(value.is_meta for value in state.values()):
+            storage = storage or {
+                name: torch.empty(
+                    value.shape, dtype=self.precision.of(value.dtype), device=self.device
+                )
+                for name, value in state.items()
             }
             self._module.load_state_dict(storage, assign=True)
-        self._module.to(self.device).requires_grad_(False)
+        self._module.to(device=self.device, dtype=self.precision.dtype).requires_grad_(False)
         self.tensors = {name: value.detach() for name, value in self._module.state_dict().items()}
+        self.engine.bind(self.tensors)
+
+    def put(self, entry: TensorEntry, source: torch.Tensor) -> None:
+        """Installs a tensor as published, from any device, and notes what then has to lie here."""
+        target = self.tensors[entry.name]
+        if target.dtype is not source.dtype:
+            source = source.to(target.dtype)
+            self._cast_digests[entry.digest, entry.datatype] = self._digest(source)
+        self._staging.copy(source, target)
+
+    def copy_from(self, other: Instance, name: str, entry: TensorEntry) -> bool:
+        """Installs the same published tensor from `other`'s `name`; False where that differs."""
+        source, target = other.tensors[name], self.tensors[entry.name]
+        if source.dtype is not target.dtype or tuple(source.shape) != entry.shape:
+            # Equal bytes may be another type's: a digest names bytes only.
+            return False
+        key = (entry.digest, entry.datatype)
+        if self.is_cast(entry):
+            if key not in other._cast_digests:
+                return False
+            self._cast_digests[key] = other._cast_digests[key]
+        self._staging.copy(source, target)
+        return True
+
+    def is_cast(self, entry: TensorEntry, name: str = "") -> bool:
+        """Whether the tensor, or the one of that `name`, lies here in another datatype than the
+        entry was published in."""
+        return DATATYPES.get(self.tensors[name or entry.name].dtype) != entry.datatype
+
+    def intact(self, entry: TensorEntry) -> bool:
+        """Whether the slot's memory, read back, holds what `entry` means in this precision."""
+        expected: str | None = entry.digest
+        if self.is_cast(entry):
+            expected = self._cast_digests.get((entry.digest, entry.datatype))
+        return self._digest(self.tensors[entry.name]) == expected
+
+    def forget_others(self, manifest: Manifest) -> None:
+        """Lets go of what it noted for tensors of other versions."""
+        wanted = {(entry.digest, entry.datatype) for entry in manifest.tensors}
+        self._cast_digests = {
+            key: value for key, value in self._cast_digests.items() if key in wanted
+        }
+
+    def _digest(self, tensor: torch.Tensor) -> str:
+        return self._staging.digest(view_of(tensor))
+
+    def kept(self, entries: Iterable[TensorEntry], room: int) -> Kept:
+        """Copies in host memory of what lies here now of the tensors named, up to `room` bytes."""
+        contents: dict[str, torch.Tensor] = {}
+        for entry in entries:
+            tensor = self.tensors[entry.name]
+            room -= tensor.numel() * tensor.element_size()
+            if room < 0:
+                break
+            contents[entry.name] = tensor.to("cpu", copy=True)
+        return Kept(contents, dict(self.digests), dict(self._cast_digests))
+
+    def restore(self, kept: Kept) -> None:
+        """Copies them back; a tensor that was not kept counts as unknown if it has changed."""
+        self._cast_digests = dict(kept.cast_digests)
+        for name, tensor in kept.contents.items():
+            self.tensors[name].copy_(tensor)
+            self.digests[name] = kept.digests[name]
 
     def parameters(self) -> set[str]:
         """Names of the tensors that are parameters; the others are buffers."""
@@ -93,7 +180,7 @@ class Instance:
         ModelFailure, and a device fault as it is.
         """
         try:
-            result = self._forward(inputs) if self._exported else self._module(*inputs)
+            result = self.engine.forward(self.precision.cast(inputs))
         except BaseException as error:
             reraise(error)
         return self._checked(result, self._rows(inputs))
@@ -105,7 +192,7 @@ class Instance:
         raises what `run` does. The inputs must not change meanwhile.
         """
         rows = self._rows(inputs)
-        responses = self._begun(named_inputs(self.signature, inputs))
+        responses = self._begun(named_inputs(self.signature, self.precision.cast(inputs)))
         try:
             while True:
                 try:
@@ -130,40 +217,12 @@ class Instance:
     def _rows(self, inputs: Sequence[Value]) -> int:
         return inputs[0].shape[0] if self.signature.max_batch_size else 0
 
-    def _forward(self, inputs: Sequence[Value]) -> Any:
-        """An exported program's forward pass."""
-        shapes = tuple(tuple(value.shape) for value in inputs)
-        try:
-            return self._direct(*inputs) if shapes in self._seen else self._first_of(shapes, inputs)
-        except IndexError as error:
-            # An index looked up in a table: it came with the input.
-            raise InvalidArgument(
-                "UNSUPPORTED_VALUE",
-                "an input holds an index outside the model's tables",
-                field="inputs",
-            ) from error
-
-    def _first_of(self, shapes: tuple[tuple[int, ...], ...], inputs: Sequence[Value]) -> Any:
-        try:
-            result = self._module(*inputs)
-        except RuntimeError as error:
-            if not isinstance(raised_by_model(error), ModelFailure):
-                raise
-            given = ", ".join(str(list(shape)) for shape in shapes)
-            raise InvalidArgument(
-                "UNSUPPORTED_SHAPE",
-                f"the model cannot compute inputs of shapes {given}",
-                field="inputs",
-            ) from error
-        if len(self._seen) < MOST_SHAPES:
-            self._seen.add(shapes)
-        return result
-
     def _checked(self, result: Any, rows: int) -> list[Value]:
         try:
             outputs = outputs_in_order(result, self.signature)
         except InvalidArgument as error:
             raise BadOutput(error.message) from error
+        outputs = self.precision.restored(outputs, self.signature)
         for spec, value in zip(self.signature.results, outputs, strict=True):
             if not fits(value, spec, rows):
                 raise BadOutput(
@@ -174,7 +233,10 @@ class Instance:
         return outputs
 
     def __repr__(self) -> str:
-        return f"Instance({self.program.kind}, {len(self.tensors)} tensors on {self.device})"
+        return (
+            f"Instance({self.program.kind}, {self.engine.name}, {self.precision.name}, "
+            f"{len(self.tensors)} tensors on {self.device})"
+        )
 
 
 def check_supported(signature: Signature) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 
 import grpc
 
@@ -27,14 +28,18 @@ from chassis.failpoints import failpoint
 from chassis.telemetry import logger
 from headrace.program import preload
 from inference_service import metrics
-from inference_service.architecture import Architecture, check_table
+from inference_service.architecture import AS_IT_COMES, Architecture, Choice, check_table
+from inference_service.engines.engine import AUTO
 from inference_service.faults import is_out_of_memory
 from inference_service.fill import Fill, check_finite
 from inference_service.instance import Instance
 from inference_service.leases import Leases
+from inference_service.precision import PUBLISHED
+from inference_service.refill import Refill
 from inference_service.rehearsal import Rehearsal
 from inference_service.served import ServedModel
 from inference_service.slot import Slot
+from inference_service.trials import Trials
 from inference_service.trust import Trust
 from model_store.blobs import Blobs
 from model_store.records import Manifest
@@ -72,6 +77,10 @@ class Loader:
         *,
         staging_bytes: int,
         trust: Trust | None = None,
+        choice: Choice = AS_IT_COMES,
+        precisions: Sequence[str] = (PUBLISHED.name,),
+        trial_budget_s: float = 120.0,
+        max_stall_s: float = 1.0,
     ) -> None:
         self._trust = trust or Trust()
         self._store = store
@@ -80,6 +89,12 @@ class Loader:
         self._served = served
         self._architecture = architecture
         self._staging_bytes = staging_bytes
+        self._choice = choice
+        self._precisions = precisions
+        self._trial_budget_s = trial_budget_s
+        self._max_stall_s = max_stall_s
+        # The installation that requests wait for, if any.
+        self._refill: Refill | None = None
         self._thread = threading.Thread(
             target=self._pursue, name=f"load-{served.name}", daemon=True
         )
@@ -114,12 +129,19 @@ class Loader:
             return
         manifest = self._read_manifest(version)
         self._leases.on_load(manifest)
+        with self._architecture.staging.during():
+            self._bring(manifest, started)
+
+    def _bring(self, manifest: Manifest, started: float) -> None:
+        if self._choice.engine == AUTO:
+            self._choose(manifest)
         self._step("table")
         fresh = self._fresh_instance(manifest)
         if fresh is not None:
             check_table(manifest, fresh)
         self._step("fetch")
-        fill = Fill(self._blobs, manifest, self._holders(fresh), self._go_on)
+        holders, staging = self._holders(fresh), self._architecture.staging
+        fill = Fill(self._blobs, manifest, holders, self._go_on, staging)
         fill.fetch(self._staging_bytes)
         rehearsal = self._rehearsal(manifest)
         failpoint("load.after_fetch")
@@ -127,6 +149,10 @@ class Loader:
         # Else a sequence on the version that stood by would lose its weights in its midst.
         self._served.sequences.wait_released(self._served.slots.idle().version)
         self._go_on()
+        if self._served.slots.one and self._served.slots.serving is not None:
+            assert fresh is None
+            self._replace(manifest, fill, rehearsal, started)
+            return
         slot = self._served.slots.begin_load(manifest)
         try:
             instance = self._fill(slot, fresh, fill)
@@ -135,6 +161,32 @@ class Loader:
             self._served.slots.abandon_load(slot)
             raise
         self._flip(slot, manifest, started)
+
+    def _replace(
+        self, manifest: Manifest, fill: Fill, rehearsal: Rehearsal, started: float
+    ) -> None:
+        """Installs into the one slot while its model's requests wait, or puts back what was there.
+
+        Raises Unavailable (SLOT_BUSY), FailedPrecondition (STALL_TOO_LONG) and what a load does.
+        """
+        refill = Refill(self._blobs, self._served, self._staging_bytes, self._max_stall_s)
+        self._step("close")
+        refill.close(manifest)
+        self._refill = refill
+        try:
+            self._step("fill")
+            self._install(refill.instance, fill)
+            self._step("probe")
+            rehearsal.prove(refill.instance)
+            failpoint("load.before_flip")
+            self._go_on()
+        except BaseException:
+            refill.undo()
+            raise
+        finally:
+            self._refill = None
+        if not self._flip(refill.slot, manifest, started):
+            refill.undo()
 
     def _read_manifest(self, version: int) -> Manifest:
         self._step("manifest")
@@ -155,13 +207,43 @@ class Loader:
             )
         return manifest
 
+    def _choose(self, manifest: Manifest) -> None:
+        """Settles engine and precision, for as long as the process lives."""
+        self._step("measure")
+
+        def fill(instance: Instance) -> None:
+            check_table(manifest, instance)
+            filling = Fill(self._blobs, manifest, (), self._go_on)
+            filling.install(instance)
+            filling.verify(instance)
+            check_finite(instance)
+
+        trials = Trials(
+            self._architecture,
+            self._rehearsal(manifest),
+            fill,
+            self._go_on,
+            budget_s=self._trial_budget_s,
+        )
+        choice, table = trials.choose(manifest, self._precisions)
+        self._served.trials = tuple(table)
+        if any(trial.seconds for trial in table) or not table:
+            # Else the version is at fault: the next one is measured.
+            self._choice = choice
+
     def _fresh_instance(self, manifest: Manifest) -> Instance | None:
         """A new build where the idle slot's does not fit; None where it does, table included."""
         idle = self._served.slots.idle().instance
         if idle is not None and idle.fits(manifest):
             check_table(manifest, idle)
             return None
-        return self._architecture.build(manifest)
+        if idle is not None and self._served.slots.one:
+            raise FailedPrecondition(
+                "PROGRAM_CHANGED",
+                f"version {manifest.version} has another program than the one that serves; with "
+                "replica.slots: 1 it takes a restart, as two do not fit",
+            )
+        return self._architecture.build(manifest, self._choice, go_on=self._go_on)
 
     def _holders(self, fresh: Instance | None) -> tuple[Instance, ...]:
         # An idle build that is about to be replaced must not be kept alive: three would not fit.
@@ -180,12 +262,15 @@ class Loader:
         instance = slot.instance
         assert instance is not None
         instance.materialize()
+        self._install(instance, fill)
+        return instance
+
+    def _install(self, instance: Instance, fill: Fill) -> None:
         fill.install(instance)
         failpoint("load.after_fill")
         self._step("verify")
         fill.verify(instance)
         check_finite(instance)
-        return instance
 
     def _rehearse(self, instance: Instance, rehearsal: Rehearsal) -> None:
         self._step("warm-up")
@@ -194,10 +279,10 @@ class Loader:
         rehearsal.prove(instance)
         failpoint("load.before_flip")
 
-    def _flip(self, slot: Slot, manifest: Manifest, started: float) -> None:
+    def _flip(self, slot: Slot, manifest: Manifest, started: float) -> bool:
         self._step("flip")
         seconds = time.perf_counter() - started
-        flipped = self._served.flip(slot, manifest.signature, load_ms=seconds * 1000)
+        flipped = self._served.flip(slot, manifest, load_ms=seconds * 1000)
         metrics.on_load(self._served.name, "flipped" if flipped else "set_aside", seconds)
         log.info(
             "version serves" if flipped else "version set aside: the channel went back",
@@ -207,6 +292,7 @@ class Loader:
             load_ms=round(seconds * 1000, 1),
         )
         failpoint("load.after_flip")
+        return flipped
 
     def _cause(self, version: int, error: Exception) -> Exception:
         """What is behind `error`: of a version that was removed meanwhile a blob is gone first."""
@@ -240,6 +326,8 @@ class Loader:
     def _go_on(self) -> None:
         if self._served.stopping:
             raise Stopped
+        if self._refill is not None:
+            self._refill.check_time()
 
 
 def _preload() -> None:

@@ -6,6 +6,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from chassis.telemetry import REGISTRY
 from inference_service.served import ServedModel
+from inference_service.staging import Staging
 
 LOADS = Counter(
     "headrace_replica_loads",
@@ -73,6 +74,18 @@ SEQUENCES = Gauge(
     ["model"],
     registry=REGISTRY,
 )
+
+
+STAGING_RATE = Gauge(
+    "headrace_replica_staging_bytes_per_second",
+    "How fast loads may copy and hash; 0 while nothing is loaded",
+    registry=REGISTRY,
+)
+
+
+def watch_staging(staging: Staging) -> None:
+    """Makes the gauge read the present rate whenever it is scraped."""
+    STAGING_RATE.set_function(lambda: staging.snapshot().rate)
 
 
 def watch_model(served: ServedModel) -> None:

@@ -2,12 +2,14 @@
 
 The warm-up pays for first calls (allocation, kernel choice) and shows that the module computes what
 its signature promises at the smallest and the largest batch. The probe runs the publisher's golden
-inputs and compares with its golden outputs: numbers within the probe's tolerance, BYTES exactly. Of
-a decoupled model a few responses are computed, then the generation is closed.
+inputs and compares with its golden outputs: numbers within the probe's tolerance (widened where the
+replica computes in another precision, see `precision`), BYTES exactly. Of a decoupled model a few
+responses are computed, then the generation is closed.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from types import EllipsisType
 from typing import TypeVar
@@ -19,13 +21,11 @@ from chassis.errors import FailedPrecondition, HeadraceError
 from chassis.tensors import Signature, TensorSpec
 from headrace.probe import Golden, decode_probe, first_responses
 from headrace.program import TORCH_TYPES
-from headrace.values import Value, copied, moved
+from headrace.values import FREE_SIZE, Value, copied, moved
 from inference_service.faults import BadOutput, ModelFailure
 from inference_service.instance import Instance
+from inference_service.precision import Precision, differing
 from model_store.records import Probe
-
-# The size of a free dimension that is not the batch, where no golden input shows a better one.
-FREE_SIZE = 8
 
 _Result = TypeVar("_Result")
 
@@ -43,13 +43,26 @@ class Rehearsal:
 
     def warm_up(self, instance: Instance) -> None:
         """Runs a few batch sizes. Raises FailedPrecondition (WARM_UP_FAILED, BAD_OUTPUT)."""
+        for rows in self.sizes():
+            self._answers(instance, self.inputs(rows), f"a batch of {rows} rows")
+
+    def sizes(self) -> list[int]:
+        """A small, a middle and the largest batch; 0 for a model without a batch dimension."""
         most = self._signature.max_batch_size
-        for rows in sorted({1, (most + 1) // 2, most} - {0}) if most else (0,):
-            inputs = [
-                self._input(index, spec, rows)
-                for index, spec in enumerate(self._signature.arguments)
-            ]
-            self._answers(instance, inputs, f"a batch of {rows} rows")
+        return sorted({1, (most + 1) // 2, most}) if most else [0]
+
+    def timed(self, instance: Instance, rows: int) -> float:
+        """Seconds of one forward pass of `rows` rows. Raises what `warm_up` does."""
+        placed = [copied(value, instance.device) for value in self.inputs(rows)]
+
+        def compute() -> float:
+            started = time.perf_counter()
+            instance.run(placed)
+            if instance.device.type != "cpu":
+                torch.cuda.synchronize(instance.device)
+            return time.perf_counter() - started
+
+        return _explained(compute, f"a batch of {rows} rows")
 
     def prove(self, instance: Instance) -> None:
         """Compares golden outputs. Raises FailedPrecondition (PROBE_FAILED, WARM_UP_FAILED)."""
@@ -67,7 +80,8 @@ class Rehearsal:
                 )
             for answer, wanted in zip(found, answers, strict=True):
                 for spec, one, other in zip(self._signature.results, answer, wanted, strict=True):
-                    self._compare(spec.name, moved(one, torch.device("cpu")), other[rows])
+                    output = moved(one, torch.device("cpu"))
+                    self._compare(spec.name, output, other[rows], instance.precision)
 
     def _parts(self) -> Iterator[slice | EllipsisType]:
         most = self._signature.max_batch_size
@@ -89,6 +103,12 @@ class Rehearsal:
 
         return _explained(compute, what)
 
+    def inputs(self, rows: int) -> list[Value]:
+        """Golden rows, repeated or cut to a batch of `rows`; zeros where there are none."""
+        return [
+            self._input(index, spec, rows) for index, spec in enumerate(self._signature.arguments)
+        ]
+
     def _input(self, index: int, spec: TensorSpec, rows: int) -> Value:
         if not self._golden.inputs:
             sizes = (FREE_SIZE if size == -1 else size for size in spec.shape)
@@ -99,7 +119,7 @@ class Rehearsal:
         golden = self._golden.inputs[index]
         return golden[np.arange(rows) % golden.shape[0]] if rows else golden
 
-    def _compare(self, name: str, output: Value, golden: Value) -> None:
+    def _compare(self, name: str, output: Value, golden: Value, precision: Precision) -> None:
         if output.shape != golden.shape:
             raise FailedPrecondition(
                 "PROBE_FAILED",
@@ -107,27 +127,26 @@ class Rehearsal:
                 f"{list(golden.shape)}",
             )
         if isinstance(output, torch.Tensor) and isinstance(golden, torch.Tensor):
-            self._compare_numbers(name, output, golden)
+            self._compare_numbers(name, output, golden, precision)
         elif not np.array_equal(np.asarray(output), np.asarray(golden)):
             raise FailedPrecondition(
                 "PROBE_FAILED", f"output {name!r} holds other bytes than the golden one"
             )
 
-    def _compare_numbers(self, name: str, output: torch.Tensor, golden: torch.Tensor) -> None:
+    def _compare_numbers(
+        self, name: str, output: torch.Tensor, golden: torch.Tensor, precision: Precision
+    ) -> None:
         probe = self._probe
         assert probe is not None
-        found, wanted = output.double(), golden.double()
-        difference = (found - wanted).abs()
-        allowed = probe.absolute_tolerance + probe.relative_tolerance * wanted.abs()
-        # Equal infinities differ by NaN, a NaN output is never within tolerance.
-        wrong = ~((output == golden) | (difference <= allowed))
+        tolerance = precision.widened(probe.absolute_tolerance, probe.relative_tolerance)
+        wrong = differing(output, golden, tolerance)
         if bool(wrong.any()):
+            difference = (output.double() - golden.double()).abs()
             largest = float(difference[wrong].nan_to_num(nan=float("inf")).max())
             raise FailedPrecondition(
                 "PROBE_FAILED",
                 f"output {name!r} differs from the golden one by up to {largest:.4g} in "
-                f"{int(wrong.sum())} of {wrong.numel()} values; allowed are "
-                f"{probe.absolute_tolerance:g} + {probe.relative_tolerance:g} * |golden|",
+                f"{int(wrong.sum())} of {wrong.numel()} values; allowed are {tolerance}",
             )
 
 

@@ -19,17 +19,21 @@ from chassis.rest.server import HttpServer
 from chassis.server import RpcServer
 from chassis.shared_memory_cuda import open_cuda
 from chassis.telemetry import logger
+from inference_service import metrics
 from inference_service.admission import Admission
 from inference_service.architecture import Architecture
 from inference_service.distribution import Distribution
+from inference_service.engines.compiler import Compiler
 from inference_service.executor import Executor
 from inference_service.peers import SERVICE as EXCHANGE_SERVICE
+from inference_service.policy.staging_rate import StagingRate
 from inference_service.readiness import Readiness
 from inference_service.registry_redis import RegistryLease
 from inference_service.repository import Repository
 from inference_service.served import ServedModel
 from inference_service.servicer import InferenceServicer
 from inference_service.settings import ReplicaSettings
+from inference_service.staging import Paced, Staging
 from inference_service.status import SERVICE as STATUS_SERVICE
 from inference_service.status import ReplicaServicer
 from inference_service.version_lookup import VersionLookup
@@ -57,11 +61,21 @@ class Replica:
         self._distribution = Distribution.of(settings, store)
         blobs = self._distribution.blobs
         device = checked_device(settings.device)
+        self.staging = open_staging(settings)
+        self._compiler = Compiler(
+            device, folder=settings.compile_dir, timeout_s=settings.compile_timeout_s
+        )
         self.repository = Repository(
             settings,
             store,
             blobs,
-            Architecture(blobs, device, allow_import_path=settings.allow_import_path),
+            Architecture(
+                blobs,
+                device,
+                allow_import_path=settings.allow_import_path,
+                compiler=self._compiler,
+                staging=self.staging,
+            ),
             on_change=self._announce_if_ready,
             on_first_flip=self._on_first_flip,
         )
@@ -79,6 +93,7 @@ class Replica:
         )
         self._executor = Executor(
             device,
+            on_batch=self.staging.on_batch,
             max_generation_s=settings.max_generation_s,
             most_ahead=settings.max_responses_ahead,
         )
@@ -124,6 +139,7 @@ class Replica:
                 models=self.models,
                 admission=self.admission,
                 readiness=self.readiness,
+                staging=self.staging,
             ),
         )
         if self._distribution.servicer is not None:
@@ -133,6 +149,7 @@ class Replica:
         self._lease = self._make_lease(name, port)
         self._executor.start(self._loop)
         self._distribution.start()
+        metrics.watch_staging(self.staging)
         self.repository.start()
         self._sweeping = asyncio.create_task(self._sweep())
         return port
@@ -179,6 +196,7 @@ class Replica:
         self._executor.stop(JOIN_S)
         self._lookup.close()
         self.repository.join()
+        self._compiler.close()
 
     async def _sweep(self) -> None:
         """Gives the memory of idle sequences back, also where no request comes any more."""
@@ -207,6 +225,14 @@ class Replica:
         if self._lease is not None:
             self._lease.start()
         log.info("ready", port=self.server.port, models=sorted(self.models))
+
+
+def open_staging(settings: ReplicaSettings) -> Staging:
+    """What paces loads, as the settings say."""
+    # With one slot callers wait for the installation: it had better be over soon.
+    if not settings.pace_staging or settings.slots == 1:
+        return Staging()
+    return Paced(StagingRate(floor=settings.staging_floor_bytes_s))
 
 
 def checked_device(name: str) -> torch.device:

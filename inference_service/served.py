@@ -21,6 +21,7 @@ from inference_service.policy.pursuit import Pursuit
 from inference_service.sequences import SequenceBounds, Sequences
 from inference_service.settings import Followed
 from inference_service.slot import Slot, Slots, SlotSnapshot
+from inference_service.trials import Trial
 from model_store.records import Channel, Manifest
 
 MOST_FAILURES = 10
@@ -57,6 +58,17 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineReport:
+    """What computes: engine and precision, "" before the first version; `why_not` where it is not
+    what the settings ask for; `trials` where it was measured."""
+
+    engine: str = ""
+    precision: str = ""
+    why_not: str = ""
+    trials: tuple[Trial, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ServedSnapshot:
     """A model at one moment; durations in milliseconds, 0 where they do not apply."""
 
@@ -74,6 +86,7 @@ class ServedSnapshot:
     load_step: str
     store_error: str
     first_reply_ms: int
+    engine: EngineReport
 
 
 class ServedModel:
@@ -88,10 +101,12 @@ class ServedModel:
         followed: Followed,
         on_first_flip: Callable[[], None],
         sequences: SequenceBounds | None = None,
+        *,
+        one_slot: bool = False,
     ) -> None:
         self.name = followed.model
         self.channel = followed.channel
-        self.slots = Slots()
+        self.slots = Slots(one=one_slot)
         self.sequences = Sequences(sequences)
         # Set at the first flip and the same ever after: a version that changes it is refused.
         self.signature: Signature | None = None
@@ -111,6 +126,8 @@ class ServedModel:
         self._stopping = False
         self._swaps = 0
         self._last_load_ms = 0.0
+        # What the loader measured to choose an engine.
+        self.trials: tuple[Trial, ...] = ()
         self._load_step = ""
         self._store_error = ""
         # A version that was made before is no measure of how soon new ones answer.
@@ -234,21 +251,25 @@ class ServedModel:
             self._pursuit.on_failed(version, permanent=permanent, now=time.monotonic())
         self._tell()
 
-    def flip(self, slot: Slot, signature: Signature, *, load_ms: float) -> bool:
-        """Lets a loaded slot serve, unless the channel went back below it; whether it serves."""
+    def flip(self, slot: Slot, manifest: Manifest, *, load_ms: float) -> bool:
+        """Lets a slot with `manifest`'s weights serve, unless the channel went back below it.
+
+        Returns whether it serves.
+        """
         with self._changed:
             first = self.signature is None
-            if not self._pursuit.may_flip(slot.version):
-                self.slots.set_aside(slot)
+            if not self._pursuit.may_flip(manifest.version):
+                if not self.slots.one:
+                    self.slots.set_aside(slot)
                 self._pursuit.on_set_aside()
                 return False
-            self._note_channel(slot.version)
-            self.signature = signature
-            self.slots.flip(slot)
+            self._note_channel(manifest.version)
+            self.signature = manifest.signature
+            self.slots.flip(slot, manifest)
             self._swaps += 1
             self._await_reply(slot)
             self._last_load_ms = load_ms
-            self._pursuit.on_serving(slot.version, now=time.monotonic())
+            self._pursuit.on_serving(manifest.version, now=time.monotonic())
         if first:
             self._on_first_flip()
         self._tell()
@@ -309,6 +330,15 @@ class ServedModel:
             load_step=self._load_step,
             store_error=self._store_error,
             first_reply_ms=self._first_reply_ms,
+            engine=self._engine(slot),
+        )
+
+    def _engine(self, slot: Slot | None) -> EngineReport:
+        instance = slot.instance if slot is not None else None
+        if instance is None:
+            return EngineReport(trials=self.trials)
+        return EngineReport(
+            instance.engine.name, instance.precision.name, instance.why_not, self.trials
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,8 @@ from chassis.settings import CommaSeparated
 from chassis.tls import ClientTls
 
 DEFAULT_CHANNEL = "stable"
+# As `precision.PRECISIONS`, which needs torch.
+PRECISIONS = ("published", "fp32", "bf16", "fp16")
 MIB = 1024 * 1024
 
 
@@ -55,6 +57,21 @@ class ReplicaSettings(ContentSettings, HttpSettings, ProtectedSettings):
     load_timeout_s: float = Field(600.0, gt=0)
     # "cpu" or "cuda:N".
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    # How forward passes are computed: as the version was published (its exported graph, or its
+    # class installed here), "compiled" (a minute at the first load, needs g++), or "auto": what is
+    # fastest at the first load. A program that cannot have it runs as published; status says why.
+    engine: Literal["published", "eager", "exported", "compiled", "auto"] = "published"
+    # What floating tensors of the weights, inputs and states are cast to.
+    precision: Literal["published", "fp32", "bf16", "fp16"] = "published"
+    # With engine "auto": the precisions it may choose from, beside `precision`, and seconds that
+    # measuring may take, compiling included; nothing serves meanwhile.
+    auto_precisions: CommaSeparated = ()
+    auto_budget_s: float = Field(120.0, gt=0)
+    # Where compiled programs are kept from one start to the next; whoever may write there runs code
+    # here. Empty: a folder of this process's own.
+    compile_dir: str = ""
+    # Seconds that compiling a program may take; then it runs uncompiled.
+    compile_timeout_s: float = Field(600.0, gt=0)
     # Threads of one forward pass; 0 leaves torch's own choice (a thread per core).
     threads: int = Field(0, ge=0)
     # Prometheus port; 0 picks a free one, -1 serves no metrics.
@@ -110,6 +127,16 @@ class ReplicaSettings(ContentSettings, HttpSettings, ProtectedSettings):
     peer_key: Path | None = None
     peer_server_name: str = ""
     peer_token_file: Path | None = None
+    # Weight slots of each model. 1 for models that do not fit twice: requests wait while a version
+    # is installed, and going back to an earlier one is a load.
+    slots: int = Field(2, ge=1, le=2)
+    # With one slot: milliseconds that requests may wait for an installation. One that would take
+    # longer is given up, and the version is refused.
+    max_stall_ms: float = Field(1000.0, gt=0)
+    # Whether loads copy and hash more slowly when that makes batches slower (their p99 of the last
+    # seconds against the one before the load), and the bytes per second they get at least.
+    pace_staging: bool = True
+    staging_floor_bytes_s: int = Field(32 * MIB, ge=MIB)
     # Whether a version may name a headrace.Model class installed here instead of bringing an
     # exported program. Its code runs in this process: switch it off where others write the store.
     allow_import_path: bool = True
@@ -131,6 +158,17 @@ class ReplicaSettings(ContentSettings, HttpSettings, ProtectedSettings):
         """How peers are reached. Raises InvalidArgument (BAD_SETTING, BAD_TOKEN_FILE)."""
         files = ClientTls(self.peer_ca, self.peer_cert, self.peer_key, self.peer_server_name)
         return access_of_files(files, self.peer_token_file, setting="replica.peer")
+
+    def precisions(self) -> tuple[str, ...]:
+        """What "auto" chooses from, `precision` first. Raises InvalidArgument (BAD_SETTING)."""
+        unknown = sorted(set(self.auto_precisions) - set(PRECISIONS))
+        if unknown:
+            raise InvalidArgument(
+                "BAD_SETTING",
+                f"setting replica.auto_precisions: {unknown[0]!r} is none of "
+                + ", ".join(PRECISIONS),
+            )
+        return tuple(dict.fromkeys((self.precision, *self.auto_precisions)))
 
     def followed(self) -> tuple[Followed, ...]:
         """The models and channels named. Raises InvalidArgument (BAD_SETTING, BAD_NAME)."""

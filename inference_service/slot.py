@@ -1,14 +1,18 @@
-"""Two weight slots and the rule by which a batch and a load never meet in one.
+"""The weight slots of a model and the rule by which a batch and a load never meet in one.
 
 A batch pins a slot and runs on it; a flip swaps which slot serves, under a lock held for
 microseconds; a slot is refilled only after its pins have drained, and takes no pins meanwhile.
 So readers never wait for a load, and a load waits for at most the batches that began before it.
 What a slot holds is the `Instance`; this module never looks inside.
+
+A model that does not fit twice has one slot. It is closed while it is refilled: nothing pins it,
+and who wants to is woken when it opens again, with new weights or the old ones.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -55,10 +59,12 @@ class SlotSnapshot:
 
 
 class Slots:
-    """The two slots of a model. Thread-safe."""
+    """The slots of a model, two or `one`. Thread-safe."""
 
-    def __init__(self) -> None:
-        self._slots = (Slot(), Slot())
+    def __init__(self, *, one: bool = False) -> None:
+        self.one = one
+        self._slots: tuple[Slot, ...] = (Slot(),) if one else (Slot(), Slot())
+        self._waiting: list[Callable[[], None]] = []
         self._serving: Slot | None = None
         self._lock = threading.Lock()
         self._drained = threading.Condition(self._lock)
@@ -75,9 +81,38 @@ class Slots:
         """
         with self._lock:
             slot = self._serving if version == 0 else self._ready(version)
-            if slot is not None:
-                slot.pins += 1
+            if slot is None or slot.state is SlotState.LOADING:
+                return None
+            slot.pins += 1
             return slot
+
+    def hold(self, wake: Callable[[], None]) -> bool:
+        """Whether the one slot is closed; then `wake` is called, in any thread, once it opens."""
+        with self._lock:
+            closed = self._closed()
+            if closed:
+                self._waiting.append(wake)
+            return closed
+
+    def close(self, timeout_s: float) -> Slot | None:
+        """Closes the one slot once its last batch has ended; None where that takes too long.
+
+        It is open again after `flip` or `open`.
+        """
+        (slot,) = self._slots
+        with self._lock:
+            slot.state = SlotState.LOADING
+            drained = self._drained.wait_for(lambda: slot.pins == 0, timeout_s)
+            if not drained:
+                slot.state = SlotState.SERVING
+                self._wake()
+        return slot if drained else None
+
+    def open(self, slot: Slot) -> None:
+        """What the one slot held before serves again."""
+        with self._lock:
+            slot.state = SlotState.SERVING
+            self._wake()
 
     def release(self, slot: Slot) -> None:
         """Gives a pin back."""
@@ -87,12 +122,16 @@ class Slots:
                 self._drained.notify_all()
 
     def holds(self, version: int) -> bool:
-        """Whether a batch pinned to `version` would run."""
+        """Whether a batch pinned to `version` would run, if only after a wait."""
         with self._lock:
+            if self._closed() and self._slots[0].version == version:
+                return True
             return self._ready(version) is not None
 
     def idle(self) -> Slot:
-        """The slot that does not serve."""
+        """The slot that does not serve; the only one, where there is one."""
+        if self.one:
+            return self._slots[0]
         return self._slots[0] if self._serving is not self._slots[0] else self._slots[1]
 
     def begin_load(self, manifest: Manifest) -> Slot:
@@ -103,9 +142,7 @@ class Slots:
             # the slot keeps its version, which the batches on it still name in their answers.
             slot.state = SlotState.LOADING
             self._drained.wait_for(lambda: slot.pins == 0)
-            slot.version = manifest.version
-            slot.version_text = str(manifest.version)
-            slot.manifest = manifest
+            _name(slot, manifest)
         return slot
 
     def abandon_load(self, slot: Slot) -> None:
@@ -119,13 +156,16 @@ class Slots:
         with self._lock:
             slot.state = SlotState.STANDBY
 
-    def flip(self, slot: Slot) -> None:
-        """Batches pinned from now on run on `slot`; the one that served stands by."""
+    def flip(self, slot: Slot, manifest: Manifest) -> None:
+        """Batches pinned from now on run on `slot`, which holds `manifest`'s version; the one that
+        served stands by."""
         with self._lock:
+            _name(slot, manifest)
             if self._serving is not None:
                 self._serving.state = SlotState.STANDBY
             slot.state = SlotState.SERVING
             self._serving = slot
+            self._wake()
 
     def clear(self) -> None:
         """Lets go of what both hold; for a model that is served no more and has no work left."""
@@ -135,6 +175,7 @@ class Slots:
                 slot.state = SlotState.EMPTY
                 slot.version, slot.version_text = 0, ""
                 slot.instance, slot.manifest = None, None
+            self._wake()
 
     def standby(self, version: int) -> Slot | None:
         """The slot that stands by with `version`, verified when it was loaded."""
@@ -153,9 +194,24 @@ class Slots:
         )
         return f"Slots({states})"
 
+    def _closed(self) -> bool:
+        serving = self._serving
+        return self.one and serving is not None and serving.state is SlotState.LOADING
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for wake in waiting:
+            wake()
+
     def _ready(self, version: int) -> Slot | None:
         for slot in self._slots:
             ready = slot.state is SlotState.SERVING or slot.state is SlotState.STANDBY
             if ready and slot.version == version:
                 return slot
         return None
+
+
+def _name(slot: Slot, manifest: Manifest) -> None:
+    slot.version = manifest.version
+    slot.version_text = str(manifest.version)
+    slot.manifest = manifest

@@ -9,8 +9,10 @@ from collections.abc import Mapping
 
 from chassis.call import Call
 from inference_service.admission import Admission
+from inference_service.policy.staging_rate import StagingSnapshot
 from inference_service.readiness import Readiness
-from inference_service.served import ServedModel, ServedSnapshot
+from inference_service.served import EngineReport, ServedModel, ServedSnapshot
+from inference_service.staging import Staging
 from protos.headrace.v1 import replica_pb2
 
 SERVICE = "headrace.v1.Replica"
@@ -27,12 +29,14 @@ class ReplicaServicer:
         models: Mapping[str, ServedModel],
         admission: Admission,
         readiness: Readiness,
+        staging: Staging,
     ) -> None:
         self._name = name
         self._device = device
         self._models = models
         self._admission = admission
         self._readiness = readiness
+        self._staging = staging
         self._started_at = time.monotonic()
 
     async def GetStatus(
@@ -46,11 +50,21 @@ class ReplicaServicer:
             uptime_s=time.monotonic() - self._started_at,
             inflight=self._admission.requests,
             draining=self._readiness.draining,
+            staging=_staging_status(self._staging.snapshot()),
             store_error=next((s.store_error for s in snapshots if s.store_error), ""),
         )
         for snapshot in snapshots:
             _add_model(reply, snapshot)
         return reply
+
+
+def _staging_status(snapshot: StagingSnapshot) -> replica_pb2.StagingStatus:
+    return replica_pb2.StagingStatus(
+        bytes_per_s=snapshot.rate,
+        calm_p99_ms=snapshot.calm_p99_s * 1000,
+        staging_p99_ms=snapshot.staging_p99_s * 1000,
+        decreases=snapshot.decreases,
+    )
 
 
 def _add_model(reply: replica_pb2.ReplicaGetStatusResponse, snapshot: ServedSnapshot) -> None:
@@ -67,6 +81,7 @@ def _add_model(reply: replica_pb2.ReplicaGetStatusResponse, snapshot: ServedSnap
         load_step=snapshot.load_step,
         first_reply_ms=snapshot.first_reply_ms,
     )
+    _set_engine(model.engine, snapshot.engine)
     for slot in snapshot.slots:
         model.slots.add(state=slot.state.value, version=slot.version, pins=slot.pins)
     for failure in snapshot.failures:
@@ -76,3 +91,14 @@ def _add_model(reply: replica_pb2.ReplicaGetStatusResponse, snapshot: ServedSnap
             message=failure.message,
             fail_time_ms=failure.fail_time_ms,
         )
+
+
+def _set_engine(target: replica_pb2.EngineStatus, report: EngineReport) -> None:
+    target.engine, target.precision = report.engine, report.precision
+    target.why_not = report.why_not
+    for trial in report.trials:
+        added = target.trials.add(
+            engine=trial.engine, precision=trial.precision, why_not=trial.why_not
+        )
+        for rows, seconds in trial.seconds.items():
+            added.sizes.add(rows=rows, forward_us=seconds * 1e6)

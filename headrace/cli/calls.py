@@ -76,6 +76,8 @@ def replica_rows(address: str, status: replica_pb2.ReplicaGetStatusResponse) -> 
             "first_reply_s": model.first_reply_ms / 1000,
             "slots": slots_text(model),
             "swaps": model.swaps,
+            "engine": engine_text(model),
+            "staging_mib_per_s": round(status.staging.bytes_per_s / 2**20, 1),
             "failure": _failure_text(model),
             "store_error": status.store_error,
         }
@@ -89,6 +91,32 @@ def slots_text(model: replica_pb2.ReplicaModelStatus) -> str:
         f"v{slot.version} {state_name(replica_pb2.SlotState, slot.state, 'SLOT_STATE_')}"
         for slot in model.slots
     )
+
+
+def engine_text(model: replica_pb2.ReplicaModelStatus) -> str:
+    """ "compiled, bf16" or "exported (not compiled: ...)"."""
+    engine = model.engine
+    precision = engine.precision if engine.precision not in ("", "published") else ""
+    text = ", ".join(filter(None, (engine.engine, precision)))
+    return f"{text} ({engine.why_not})" if engine.why_not else text
+
+
+def trial_rows(address: str, status: replica_pb2.ReplicaGetStatusResponse) -> list[Row]:
+    """What a replica measured to choose engines: a row for each candidate of each model."""
+    return [
+        {
+            "replica": address,
+            "model": model.model,
+            "engine": trial.engine,
+            "precision": trial.precision,
+            "forward_us": ", ".join(
+                f"{size.rows} rows {size.forward_us:.0f}" for size in trial.sizes
+            ),
+            "why_not": trial.why_not,
+        }
+        for model in status.models
+        for trial in model.engine.trials
+    ]
 
 
 def _failure_text(model: replica_pb2.ReplicaModelStatus) -> str:

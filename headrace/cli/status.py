@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.output import Format, FormatOption, Row, print_json, print_rows
+from headrace.cli.output import Format, FormatOption, print_json, print_rows
 
 if TYPE_CHECKING:
-    from protos.headrace.v1 import gateway_pb2
+    from protos.headrace.v1 import gateway_pb2, replica_pb2
 
 STATUS_TIMEOUT_S = 5.0
 
@@ -32,9 +32,11 @@ def status(
         calling,
         endpoint_row,
         gateway_model_row,
+        replica_rows,
         speed_rows,
         state_name,
         tenant_row,
+        trial_rows,
     )
     from protos.headrace.v1 import gateway_pb2
 
@@ -45,7 +47,9 @@ def status(
     speeds = [row for endpoint in seen.endpoints for row in speed_rows(endpoint)]
     tenants = [tenant_row(tenant) for tenant in seen.tenants]
     overload = state_name(gateway_pb2.OverloadStage, seen.overload, "OVERLOAD_STAGE_")
-    replicas = _replica_rows(seen)
+    statuses = _replica_statuses(seen)
+    replicas = [row for address, answer in statuses for row in replica_rows(address, answer)]
+    trials = [row for address, answer in statuses for row in trial_rows(address, answer)]
     if output is Format.JSON:
         print_json(
             {
@@ -55,6 +59,7 @@ def status(
                 "tenants": tenants,
                 "overload_turns_away": overload,
                 "replicas": replicas,
+                "engine_trials": trials,
             }
         )
         return
@@ -70,25 +75,35 @@ def status(
     typer.echo(f"overload turns away: {overload}")
     typer.echo()
     print_rows(replicas, output, empty="no replica answers")
+    if trials:
+        typer.echo()
+        print_rows(trials, output, empty="")
 
 
-def _replica_rows(seen: gateway_pb2.GatewayGetStatusResponse) -> list[Row]:
+def _replica_statuses(
+    seen: gateway_pb2.GatewayGetStatusResponse,
+) -> list[tuple[str, replica_pb2.ReplicaGetStatusResponse]]:
+    """The status of each replica among the endpoints that answers."""
     addresses = [endpoint.address for endpoint in seen.endpoints]
     # Side by side: each that is stopped keeps its question until the timeout.
     with ThreadPoolExecutor(max(1, len(addresses))) as threads:
-        return [row for rows in threads.map(_rows_of, addresses) for row in rows]
+        answers = threads.map(_status_of, addresses)
+        pairs = zip(addresses, answers, strict=True)
+        return [(address, answer) for address, answer in pairs if answer is not None]
 
 
-def _rows_of(address: str) -> list[Row]:
+def _status_of(address: str) -> replica_pb2.ReplicaGetStatusResponse | None:
     from chassis.errors import HeadraceError
-    from headrace.cli.calls import REPLICA, calling, replica_rows
+    from headrace.cli.calls import REPLICA, calling
     from protos.headrace.v1 import replica_pb2
 
     try:
         with calling(address, REPLICA) as stub:
             request = replica_pb2.ReplicaGetStatusRequest()
-            answer: Any = stub.GetStatus(request, timeout=STATUS_TIMEOUT_S)
+            answer: replica_pb2.ReplicaGetStatusResponse = stub.GetStatus(
+                request, timeout=STATUS_TIMEOUT_S
+            )
     except HeadraceError:
         # Another OIP server, or one that is down: the endpoint table says which.
-        return []
-    return replica_rows(address, answer)
+        return None
+    return answer

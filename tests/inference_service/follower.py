@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
-from inference_service.architecture import Architecture
+from inference_service.architecture import AS_IT_COMES, Architecture, Choice
+from inference_service.engines.compiler import Compiler
 from inference_service.leases import Leases
 from inference_service.loader import Loader
 from inference_service.served import ServedModel, ServedSnapshot
@@ -34,12 +35,21 @@ class Follower:
         trust: Trust | None = None,
         lease_s: float = 300.0,
         store: Store | None = None,
+        choice: Choice = AS_IT_COMES,
+        compiler: Compiler | None = None,
+        precisions: Sequence[str] = ("published",),
+        trial_budget_s: float = 120.0,
+        one_slot: bool = False,
+        max_stall_s: float = 10.0,
     ) -> None:
         self.store = store or open_store(url)
         self.first_flips = 0
-        self.served = ServedModel(Followed(model, "stable"), self._on_first_flip)
+        self.served = ServedModel(Followed(model, "stable"), self._on_first_flip, one_slot=one_slot)
         architecture = Architecture(
-            self.store, torch.device("cpu"), allow_import_path=allow_import_path
+            self.store,
+            torch.device("cpu"),
+            allow_import_path=allow_import_path,
+            compiler=compiler,
         )
         self.watcher = Watcher(self.store, self.served, poll_s=0.2)
         self.leases = Leases(self.store, self.served, ttl_s=lease_s)
@@ -51,6 +61,10 @@ class Follower:
             self.leases,
             staging_bytes=staging,
             trust=trust,
+            choice=choice,
+            precisions=precisions,
+            trial_budget_s=trial_budget_s,
+            max_stall_s=max_stall_s,
         )
 
     def _on_first_flip(self) -> None:
@@ -71,9 +85,11 @@ class Follower:
         self.watcher.join(WITHIN_S)
         self.loader.join(WITHIN_S)
 
-    def wait(self, condition: Callable[[ServedSnapshot], bool]) -> ServedSnapshot:
+    def wait(
+        self, condition: Callable[[ServedSnapshot], bool], *, within_s: float = WITHIN_S
+    ) -> ServedSnapshot:
         """The first snapshot that meets `condition`."""
-        deadline = time.monotonic() + WITHIN_S
+        deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
             snapshot = self.served.snapshot()
             if condition(snapshot):

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from headrace import Publisher
+from inference_service.architecture import Choice
 from inference_service.buffers import changing
+from inference_service.precision import Precision
 from inference_service.slot import SlotState
 from model_store import Store, delta, open_store
 from model_store.digests import digest
@@ -333,3 +335,37 @@ def test_memory_on_a_gpu_is_changed_through_a_copy():
     with changing(there) as content:
         content[:2] = b"\x07\x01"
     assert there.tolist() == [0x0107, *range(1, 12)]
+
+
+def test_deltas_come_into_slots_of_another_precision(store_url: str, drifts: Drifts) -> None:
+    """The words that deltas change are not in the slots: each tensor is made beside them."""
+    with Follower(store_url, model=MODEL, choice=Choice(precision=Precision("fp32"))) as follower:
+        for version in (1, 2, 4):
+            while drifts.store.versions(MODEL)[-1] < version:
+                drifts.publish()
+            follower.wait_serving(version)
+            slot = follower.served.slots.pin(version)
+            assert slot is not None and slot.instance is not None
+            expected = module_of(version - 1).state_dict()
+            for name, tensor in slot.instance.tensors.items():
+                wanted = expected[name]
+                assert tensor.dtype is (
+                    torch.float32 if wanted.is_floating_point() else wanted.dtype
+                )
+                assert tensor.equal(wanted.to(tensor.dtype))
+            follower.served.slots.release(slot)
+    assert drifts.deltas(4)
+
+
+def test_deltas_come_into_a_lone_slot_and_a_bad_version_leaves_it_whole(
+    store_url: str, drifts: Drifts
+) -> None:
+    with Follower(store_url, model=MODEL, one_slot=True) as follower:
+        assert_bits(follower, 1, module_of(0))
+        drifts.publish(2)
+        assert_bits(follower, 3, module_of(2))
+        made = drifts.store.manifest(MODEL, 3)
+        broken = replace(made, version=0, commit_id="", probe=None, tensors=made.tensors[:-1])
+        publish(drifts.store, broken)
+        follower.wait(lambda seen: seen.failures and seen.failures[0].version == 4)
+        assert_bits(follower, 3, module_of(2))

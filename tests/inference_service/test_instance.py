@@ -12,8 +12,10 @@ from torch import nn
 from chassis.errors import FailedPrecondition, InvalidArgument
 from chassis.tensors import Signature, TensorSpec
 from headrace.program import DATATYPES, export_program, load_program
-from inference_service.architecture import move_literals
 from inference_service.buffers import raw_of, tensor_of, view_of
+from inference_service.engines.eager import Eager
+from inference_service.engines.exported import Exported
+from inference_service.engines.graph import move_literals
 from inference_service.faults import BadOutput
 from inference_service.fill import check_finite
 from inference_service.instance import Instance
@@ -42,8 +44,9 @@ class Positions(nn.Module):
 def positions() -> Instance:
     module = Positions()
     content = export_program(module, TOKENS, [torch.zeros(2, 4, dtype=torch.int64)])
+    loaded = load_program(content)
     instance = Instance(
-        load_program(content), program=PROGRAM, signature=TOKENS, device=CPU, exported=True
+        loaded, program=PROGRAM, signature=TOKENS, device=CPU, engine=Exported(loaded)
     )
     instance.materialize()
     for name, value in module.state_dict().items():
@@ -61,7 +64,7 @@ def test_a_shape_passes_the_exporters_checks_once_and_is_fast_after():
     tokens = torch.zeros(2, 8, dtype=torch.int64)
     first = run(instance, tokens)[0]
     assert torch.equal(run(instance, tokens)[0], first)
-    assert instance._seen == {(tokens.shape,)}
+    assert instance.engine.checked == {(tokens.shape,)}
 
 
 def test_a_shape_that_the_program_cannot_do_is_the_callers_fault():
@@ -101,7 +104,9 @@ def test_an_output_other_than_promised_is_not_believed(returned, words):
 
     spec = TensorSpec("x", "FP32", (-1, 3))
     signature = Signature((spec,), (replace(spec, name="y"),), 4)
-    instance = Instance(Liar(), program=PROGRAM, signature=signature, device=CPU, exported=False)
+    module = Liar()
+    engine = Eager(module)
+    instance = Instance(module, program=PROGRAM, signature=signature, device=CPU, engine=engine)
     with pytest.raises(BadOutput, match=words):
         run(instance, torch.zeros(2, 3))
 
@@ -153,9 +158,9 @@ def rehearsal(rows: int, wrong_by: float, tolerance: float, *, odd: float | None
         x[0, 0] = y[0, 0] = odd
     content = safetensors.torch.save({"input.x": x, "output.y": y})
     probe = Probe("blake3:" + "0" * 64, len(content), tolerance, 0.0)
-    instance = Instance(
-        nn.Identity(), program=PROGRAM, signature=signature, device=CPU, exported=False
-    )
+    module = nn.Identity()
+    engine = Eager(module)
+    instance = Instance(module, program=PROGRAM, signature=signature, device=CPU, engine=engine)
     found = Rehearsal(signature, probe, content)
     found.warm_up(instance)
     found.prove(instance)
@@ -182,7 +187,8 @@ def test_an_exported_program_serves_on_cuda():
     content = export_program(module, TOKENS, [torch.zeros(2, 4, dtype=torch.int64)])
     loaded = load_program(content)
     move_literals(loaded, cuda)
-    instance = Instance(loaded, program=PROGRAM, signature=TOKENS, device=cuda, exported=True)
+    engine = Exported(loaded)
+    instance = Instance(loaded, program=PROGRAM, signature=TOKENS, device=cuda, engine=engine)
     instance.materialize()
     for name, value in module.state_dict().items():
         instance.tensors[name].copy_(value)

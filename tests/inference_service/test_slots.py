@@ -12,7 +12,7 @@ EMPTY = SlotSnapshot(SlotState.EMPTY, 0, 0)
 
 def loaded(slots: Slots, line: Line, version: int) -> None:
     manifest = line.store.manifest("affine", version)
-    slots.flip(slots.begin_load(manifest))
+    slots.flip(slots.begin_load(manifest), manifest)
 
 
 def test_a_flip_keeps_the_previous_version_by(line):
@@ -71,7 +71,7 @@ def test_a_version_set_aside_can_be_flipped_to(line):
     slots.set_aside(slots.begin_load(line.store.manifest("affine", 2)))
     assert slots.serving.version == 1
     assert slots.standby(1) is None
-    slots.flip(slots.standby(2))
+    slots.flip(slots.standby(2), line.store.manifest("affine", 2))
     assert slots.serving.version == 2
     assert slots.standby(1) is not None
 
@@ -82,7 +82,7 @@ def test_readers_and_a_loader_never_meet(line):
         line.publish(float(weight))
     manifests = [line.store.manifest("affine", v) for v in range(1, versions + 1)]
     slots = Slots()
-    slots.flip(slots.begin_load(manifests[0]))
+    slots.flip(slots.begin_load(manifests[0]), manifests[0])
     met, done = [], threading.Event()
 
     def read() -> None:
@@ -99,7 +99,7 @@ def test_readers_and_a_loader_never_meet(line):
     for reader in readers:
         reader.start()
     for manifest in manifests[1:]:
-        slots.flip(slots.begin_load(manifest))
+        slots.flip(slots.begin_load(manifest), manifest)
     done.set()
     for reader in readers:
         reader.join(10)

@@ -42,8 +42,39 @@ class LoadFailure(_message.Message):
     fail_time_ms: int
     def __init__(self, version: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., fail_time_ms: _Optional[int] = ...) -> None: ...
 
+class EngineTrial(_message.Message):
+    __slots__ = ("engine", "precision", "sizes", "why_not")
+    class Size(_message.Message):
+        __slots__ = ("rows", "forward_us")
+        ROWS_FIELD_NUMBER: _ClassVar[int]
+        FORWARD_US_FIELD_NUMBER: _ClassVar[int]
+        rows: int
+        forward_us: float
+        def __init__(self, rows: _Optional[int] = ..., forward_us: _Optional[float] = ...) -> None: ...
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    SIZES_FIELD_NUMBER: _ClassVar[int]
+    WHY_NOT_FIELD_NUMBER: _ClassVar[int]
+    engine: str
+    precision: str
+    sizes: _containers.RepeatedCompositeFieldContainer[EngineTrial.Size]
+    why_not: str
+    def __init__(self, engine: _Optional[str] = ..., precision: _Optional[str] = ..., sizes: _Optional[_Iterable[_Union[EngineTrial.Size, _Mapping]]] = ..., why_not: _Optional[str] = ...) -> None: ...
+
+class EngineStatus(_message.Message):
+    __slots__ = ("engine", "precision", "why_not", "trials")
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    WHY_NOT_FIELD_NUMBER: _ClassVar[int]
+    TRIALS_FIELD_NUMBER: _ClassVar[int]
+    engine: str
+    precision: str
+    why_not: str
+    trials: _containers.RepeatedCompositeFieldContainer[EngineTrial]
+    def __init__(self, engine: _Optional[str] = ..., precision: _Optional[str] = ..., why_not: _Optional[str] = ..., trials: _Optional[_Iterable[_Union[EngineTrial, _Mapping]]] = ...) -> None: ...
+
 class ReplicaModelStatus(_message.Message):
-    __slots__ = ("model", "channel", "serving_version", "wanted_version", "step", "age_ms", "behind_ms", "slots", "failures", "swaps", "last_load_ms", "load_step", "first_reply_ms")
+    __slots__ = ("model", "channel", "serving_version", "wanted_version", "step", "age_ms", "behind_ms", "slots", "failures", "swaps", "last_load_ms", "load_step", "first_reply_ms", "engine")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CHANNEL_FIELD_NUMBER: _ClassVar[int]
     SERVING_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -57,6 +88,7 @@ class ReplicaModelStatus(_message.Message):
     LAST_LOAD_MS_FIELD_NUMBER: _ClassVar[int]
     LOAD_STEP_FIELD_NUMBER: _ClassVar[int]
     FIRST_REPLY_MS_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
     model: str
     channel: str
     serving_version: int
@@ -70,14 +102,27 @@ class ReplicaModelStatus(_message.Message):
     last_load_ms: float
     load_step: str
     first_reply_ms: int
-    def __init__(self, model: _Optional[str] = ..., channel: _Optional[str] = ..., serving_version: _Optional[int] = ..., wanted_version: _Optional[int] = ..., step: _Optional[int] = ..., age_ms: _Optional[int] = ..., behind_ms: _Optional[int] = ..., slots: _Optional[_Iterable[_Union[SlotStatus, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[LoadFailure, _Mapping]]] = ..., swaps: _Optional[int] = ..., last_load_ms: _Optional[float] = ..., load_step: _Optional[str] = ..., first_reply_ms: _Optional[int] = ...) -> None: ...
+    engine: EngineStatus
+    def __init__(self, model: _Optional[str] = ..., channel: _Optional[str] = ..., serving_version: _Optional[int] = ..., wanted_version: _Optional[int] = ..., step: _Optional[int] = ..., age_ms: _Optional[int] = ..., behind_ms: _Optional[int] = ..., slots: _Optional[_Iterable[_Union[SlotStatus, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[LoadFailure, _Mapping]]] = ..., swaps: _Optional[int] = ..., last_load_ms: _Optional[float] = ..., load_step: _Optional[str] = ..., first_reply_ms: _Optional[int] = ..., engine: _Optional[_Union[EngineStatus, _Mapping]] = ...) -> None: ...
+
+class StagingStatus(_message.Message):
+    __slots__ = ("bytes_per_s", "calm_p99_ms", "staging_p99_ms", "decreases")
+    BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    CALM_P99_MS_FIELD_NUMBER: _ClassVar[int]
+    STAGING_P99_MS_FIELD_NUMBER: _ClassVar[int]
+    DECREASES_FIELD_NUMBER: _ClassVar[int]
+    bytes_per_s: float
+    calm_p99_ms: float
+    staging_p99_ms: float
+    decreases: int
+    def __init__(self, bytes_per_s: _Optional[float] = ..., calm_p99_ms: _Optional[float] = ..., staging_p99_ms: _Optional[float] = ..., decreases: _Optional[int] = ...) -> None: ...
 
 class ReplicaGetStatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class ReplicaGetStatusResponse(_message.Message):
-    __slots__ = ("replica", "device", "models", "uptime_s", "inflight", "draining", "store_error")
+    __slots__ = ("replica", "device", "models", "uptime_s", "inflight", "draining", "store_error", "staging")
     REPLICA_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
@@ -85,6 +130,7 @@ class ReplicaGetStatusResponse(_message.Message):
     INFLIGHT_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     STORE_ERROR_FIELD_NUMBER: _ClassVar[int]
+    STAGING_FIELD_NUMBER: _ClassVar[int]
     replica: str
     device: str
     models: _containers.RepeatedCompositeFieldContainer[ReplicaModelStatus]
@@ -92,4 +138,5 @@ class ReplicaGetStatusResponse(_message.Message):
     inflight: int
     draining: bool
     store_error: str
-    def __init__(self, replica: _Optional[str] = ..., device: _Optional[str] = ..., models: _Optional[_Iterable[_Union[ReplicaModelStatus, _Mapping]]] = ..., uptime_s: _Optional[float] = ..., inflight: _Optional[int] = ..., draining: _Optional[bool] = ..., store_error: _Optional[str] = ...) -> None: ...
+    staging: StagingStatus
+    def __init__(self, replica: _Optional[str] = ..., device: _Optional[str] = ..., models: _Optional[_Iterable[_Union[ReplicaModelStatus, _Mapping]]] = ..., uptime_s: _Optional[float] = ..., inflight: _Optional[int] = ..., draining: _Optional[bool] = ..., store_error: _Optional[str] = ..., staging: _Optional[_Union[StagingStatus, _Mapping]] = ...) -> None: ...

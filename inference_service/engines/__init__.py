@@ -1,0 +1,1 @@
+"""How a build of a program computes: eagerly, as an exported graph, or compiled."""

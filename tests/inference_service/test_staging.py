@@ -1,0 +1,212 @@
+"""The pace of loads: the policy in numbers, the shell with real bytes, loads under batches."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference_service.policy.staging_rate import (
+    FIRST_RATE,
+    MIB,
+    MOST_RATE,
+    STEP,
+    WINDOW_S,
+    StagingRate,
+)
+from inference_service.staging import PART_BYTES, Paced, Staging
+from model_store.digests import digest
+from tests.inference_service.line import expected
+from tests.inference_service.served_replica import ServedReplica
+
+FLOOR = 16 * MIB
+CALM_S = 0.002
+
+
+class Clock:
+    """A replica in virtual time: batches come and parts are staged, both evenly."""
+
+    def __init__(self, *, calm: int = 100) -> None:
+        self.rate = StagingRate(floor=FLOOR)
+        self.now = 100.0
+        for _ in range(calm):
+            self.batch(CALM_S)
+        self.rate.on_begin(now=self.now)
+
+    def batch(self, seconds: float) -> None:
+        self.now += 0.005
+        self.rate.on_batch(seconds, now=self.now)
+
+    def stage(self, spans: list[float]) -> int:
+        """Bytes staged while batches take `spans`, one after another."""
+        staged = 0
+        for seconds in spans:
+            self.batch(seconds)
+            while staged < 2**40 and self.rate.take(MIB, now=self.now):
+                staged += MIB
+        return staged
+
+    @property
+    def bytes_per_s(self) -> float:
+        return self.rate.snapshot().rate
+
+
+def test_batches_that_stay_calm_let_it_go_faster_step_by_step():
+    clock = Clock()
+    clock.stage([CALM_S] * 250)
+    before = clock.bytes_per_s
+    assert before > FIRST_RATE
+    clock.stage([CALM_S] * 50)
+    assert clock.bytes_per_s == before + STEP
+    assert clock.rate.snapshot().decreases == 0
+
+
+def test_batches_that_get_slower_halve_it_down_to_the_floor():
+    clock = Clock()
+    clock.stage([CALM_S * 4] * 60)
+    assert clock.bytes_per_s == FIRST_RATE / 2
+    clock.stage([CALM_S * 4] * 2000)
+    assert clock.bytes_per_s == FLOOR
+    assert clock.rate.snapshot().calm_p99_s == CALM_S
+
+
+def test_the_floor_is_staged_however_slow_the_batches():
+    clock = Clock()
+    clock.stage([1.0] * 2000)
+    began = clock.now
+    staged = clock.stage([1.0] * 2000)
+    assert staged >= 0.9 * FLOOR * (clock.now - began)
+    assert staged <= 1.1 * FLOOR * (clock.now - began)
+
+
+def test_it_recovers_when_they_are_calm_again():
+    clock = Clock()
+    clock.stage([CALM_S * 4] * 400)
+    low = clock.bytes_per_s
+    clock.stage([CALM_S] * 800)
+    assert clock.bytes_per_s > low + 5 * STEP
+
+
+def test_one_burst_counts_once():
+    clock = Clock()
+    clock.stage([CALM_S * 4] * 51 + [CALM_S] * 100)
+    assert clock.rate.snapshot().decreases == 1
+
+
+def test_without_batches_nothing_is_held_back():
+    clock = Clock()
+    clock.stage([CALM_S * 4] * 400)
+    clock.now += WINDOW_S + 0.1
+    for _ in range(1000):
+        assert clock.rate.take(1024 * MIB, now=clock.now)
+    assert clock.bytes_per_s == MOST_RATE
+
+
+def test_what_was_slow_before_the_load_is_no_reason():
+    clock = Clock(calm=0)
+    clock.rate.on_end()
+    for _ in range(100):
+        clock.batch(CALM_S * 4)
+    clock.rate.on_begin(now=clock.now)
+    clock.stage([CALM_S * 4] * 400)
+    assert clock.rate.snapshot().decreases == 0
+
+
+def test_the_rate_shown_is_of_a_load_only():
+    clock = Clock()
+    assert clock.bytes_per_s == FIRST_RATE
+    clock.rate.on_end()
+    assert clock.bytes_per_s == 0
+    assert clock.rate.next_wakeup() is None
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["batch", "take", "begin", "end"]),
+            st.floats(0, 3),
+            st.floats(0, 0.5),
+            st.integers(1, 64 * MIB),
+        ),
+        max_size=200,
+    )
+)
+def test_progress(events):
+    """Drained at `now`, the next wakeup is later, and no further than the floor allows."""
+    rate, now, active = StagingRate(floor=FLOOR), 0.0, 0
+    for kind, seconds, later, size in events:
+        now += later
+        if kind == "batch":
+            rate.on_batch(seconds, now=now)
+        elif kind == "begin":
+            rate.on_begin(now=now)
+            active += 1
+        elif kind == "end" and active:
+            rate.on_end()
+            active -= 1
+        elif active:
+            for _ in range(50):
+                if not rate.take(size, now=now):
+                    assert now < rate.next_wakeup() <= now + size / FLOOR + 4
+                    break
+
+
+def paced() -> Paced:
+    """One that is in use: batches have just been answered."""
+    staging = Paced(StagingRate(floor=2**40))
+    staging.on_batch(0.001)
+    return staging
+
+
+@pytest.mark.parametrize("make", [Staging, lambda: Paced(StagingRate(floor=FLOOR)), paced])
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (PART_BYTES // 4 * 2 + 5,), (1025, 1024)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_parts_make_the_whole(make, shape, dtype):
+    staging = make()
+    source = torch.randn(shape)
+    target = torch.empty(shape, dtype=dtype)
+    with staging.during():
+        staging.copy(source, target)
+        content = source.reshape(-1).view(torch.uint8).numpy().data
+        assert staging.digest(content) == digest(content)
+    assert torch.equal(target, source.to(dtype))
+    turned = torch.randn(700, 800).t()
+    target = torch.empty(800, 700)
+    staging.copy(turned, target)
+    assert torch.equal(target, turned)
+
+
+async def test_loads_finish_under_batches_that_never_stop(line, store_url):
+    """At the floor, with a replica that answers all the time."""
+    x = np.ones((2, 4), np.float32)
+    line.publish(1.0)
+    async with ServedReplica(store_url, staging_floor_bytes_s=MIB) as replica:
+        await replica.wait_ready()
+        done = False
+
+        async def ask() -> None:
+            while not done:
+                version, y = await replica.infer(x)
+                np.testing.assert_array_equal(y, expected(float(version), x))
+
+        async with asyncio.TaskGroup() as load:
+            for _ in range(4):
+                load.create_task(ask())
+            for weight in range(2, 12):
+                await replica.wait_serving(line.publish(float(weight)))
+            done = True
+        status = await replica.status()
+        assert status.staging.calm_p99_ms > 0
+        assert status.staging.bytes_per_s == 0
+
+
+async def test_pacing_can_be_switched_off(line, store_url):
+    line.publish(1.0)
+    async with ServedReplica(store_url, pace_staging=False) as replica:
+        await replica.wait_ready()
+        await replica.infer(np.ones((2, 4), np.float32))
+        assert (await replica.status()).staging.calm_p99_ms == 0
