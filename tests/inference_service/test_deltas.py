@@ -169,6 +169,8 @@ def test_a_publisher_that_lost_its_base(store_url, drifts, follower):
 
 
 def test_deltas_that_are_off(drifts, follower):
+    # torch does not export in one thread while it imports its exporter in another.
+    follower.wait_serving(1)
     publisher = Publisher(drifts.store, MODEL, example_inputs=BATCH, deltas="off")
     for step in (1, 2, 3):
         version = publisher.publish(module_of(step))
