@@ -29,7 +29,8 @@ SEGMENT_WORDS = 1024 * 1024
 # Stands for a number of 255 or more, which follows the bytes.
 _ESCAPE = 255
 _GAP = np.dtype("<u4")
-# Measured: level 3 takes off less than 1 % more and halves the speed.
+# Measured on BF16 with 0.4 to 9 % of the words changed: level 3 takes off 0.3 to 2.3 %, level 6 up
+# to 4 %. Where all FP32 words change, level 3 is larger and takes a third longer.
 _LEVEL = 1
 _FLOATS = {"FP16", "BF16", "FP32", "FP64"}
 

@@ -42,7 +42,7 @@ class Run:
 
     def __str__(self) -> str:
         kind = {torch.float32: "FP32", torch.bfloat16: "BF16"}[self.dtype]
-        often = "" if self.apart == 1 else f", every {self.apart} steps"
+        often = "" if self.apart == 1 else f", every {self.apart}"
         return f"{self.model} {kind}, {self.optimizer} {self.rate:g}{often}"
 
     def states(self, count: int) -> Iterator[State]:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ import torch
 from headrace import Publisher
 from inference_service.architecture import Choice
 from inference_service.buffers import changing
+from inference_service.fill import Fill
 from inference_service.precision import Precision
 from inference_service.slot import SlotState
 from model_store import Store, delta, open_store
@@ -23,7 +25,7 @@ from model_store.publication import publish, rollback
 from model_store.records import DeltaStep
 from tests.inference_service.follower import Follower
 from tests.model_store.raw import raw_of
-from tests.publisher.drifting import BATCH, MODEL, Drifting, drift, fresh, module_of, raw
+from tests.publisher.drifting import BATCH, MODEL, Drifting, Tied, drift, fresh, module_of, raw
 
 ROOT = Path(__file__).parents[2]
 
@@ -169,6 +171,8 @@ def test_a_publisher_that_lost_its_base(store_url, drifts, follower):
 
 
 def test_deltas_that_are_off(drifts, follower):
+    # torch does not export in one thread while it imports its exporter in another.
+    follower.wait_serving(1)
     publisher = Publisher(drifts.store, MODEL, example_inputs=BATCH, deltas="off")
     for step in (1, 2, 3):
         version = publisher.publish(module_of(step))
@@ -317,6 +321,26 @@ def test_a_publisher_killed_between_its_delta_and_its_manifest(store_url):
         assert [len(store.manifest(MODEL, version).deltas) for version in (3, 4)] == [0, 1]
         with Follower(store_url, model=MODEL) as follower:
             assert_bits(follower, 4, module_of(4))
+
+
+def test_tensors_that_share_memory_move_once(store):
+    module = Tied()
+    publisher = Publisher(store, MODEL, example_inputs=BATCH)
+    # As an instance of a module that ties them has them.
+    tensors = {name: value.clone() for name, value in module.state_dict().items()}
+    tensors["second.weight"] = tensors["first.weight"]
+    target = SimpleNamespace(tensors=tensors, digests={})
+    for _ in range(3):
+        manifest = store.manifest(MODEL, publisher.publish(module))
+        fill = Fill(store, manifest, (target,), lambda: None)
+        fill.fetch(2**20)
+        fill.install(target)
+        # Before `verify`, which would mend it.
+        for name, value in module.state_dict().items():
+            assert raw(tensors[name]) == raw(value), name
+        fill.verify(target)
+        drift(module)
+    assert len(manifest.deltas) == 2
 
 
 def test_memory_that_is_not_contiguous_is_changed_through_a_copy():

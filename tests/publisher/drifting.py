@@ -36,6 +36,14 @@ class Drifting(nn.Module):
         return self.second(torch.relu(self.first(x)))
 
 
+class Tied(Drifting):
+    """Its two large tensors are one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second.weight = self.first.weight
+
+
 def fresh() -> Drifting:
     """The module of step 0, always the same."""
     module = Drifting()

@@ -12,7 +12,7 @@ from model_store import open_store
 from model_store.chain import Chain
 from model_store.records import Manifest
 from tests.model_store.raw import raw_of
-from tests.publisher.drifting import BATCH, MODEL, Drifting, drift, fresh, raw, restored
+from tests.publisher.drifting import BATCH, MODEL, Drifting, Tied, drift, fresh, raw, restored
 from tests.publisher.stores import CountingStore, FlakyStore
 
 
@@ -183,12 +183,6 @@ def test_unchanged_weights_add_no_step(store):
     again = published(publisher, module)
     assert (again.tensors, again.deltas) == (manifest.tensors, manifest.deltas)
     assert [step.base_version for step in drifted(publisher, module).deltas] == [1, 3]
-
-
-class Tied(Drifting):
-    def __init__(self) -> None:
-        super().__init__()
-        self.second.weight = self.first.weight
 
 
 def test_tied_tensors_travel_once(store):
