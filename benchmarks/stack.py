@@ -156,8 +156,8 @@ class Stack:
         samples, _ = self.model.samples()
         np.savez(self.samples, allow_pickle=False, **samples)
         self.store = self.store or f"file://{self.directory / 'store'}"
-        settings = {"port": 0, "store": self.store, "models": self.model.name, "threads": self.threads}
-        settings |= self.replica_settings
+        settings = {"port": 0, "store": self.store, "models": self.model.name}
+        settings |= {"threads": self.threads, **self.replica_settings}
         # First what takes longest; it imports while we export.
         for index in range(self.replicas):
             self._add("inference_service", f"replica-{index}", settings)

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from chassis.errors import InvalidArgument
+from chassis.errors import DataLoss, InvalidArgument
+from chassis.telemetry import logger
 from chassis.tensors import Signature, TensorSpec
 from headrace.model import Model
 from headrace.probe import decode_probe, run, tolerances
@@ -35,6 +36,8 @@ from headrace.values import (
 from headrace.weights import State, Table, table_of
 from model_store.records import Manifest, Program, ProgramKind
 from model_store.store import Store
+
+log = logger(__name__)
 
 GOLDEN_ROWS = 4
 DEFAULT_MAX_BATCH_SIZE = 64
@@ -104,21 +107,31 @@ def from_stored(store: Store, name: str, module: nn.Module, state: State) -> Int
     """Signature, program and golden inputs of the newest version of `name`.
 
     Only if its tensors are `state`'s by name, dtype and shape, and its program computes with them
-    what `module` computes. Raises InvalidArgument (NO_SIGNATURE) with what to pass otherwise.
+    what `module` computes. A version whose record is damaged is passed over. Raises InvalidArgument
+    (NO_SIGNATURE) with what to pass otherwise, DataLoss (MANIFEST_DAMAGED) where all are damaged.
     """
     versions = store.versions(name)
     if not versions:
         raise no_signature(f"model {name!r} has no stored version to take its signature from")
-    manifest = store.manifest(name, versions[-1])
+    manifest = _newest_readable(store, name, versions)
     table = tuple((entry.name, entry.datatype, entry.shape) for entry in manifest.tensors)
     different = _first_difference(table, table_of(state))
     if different:
-        raise no_signature(f"version {versions[-1]} of {name!r} has other tensors: {different}")
+        raise no_signature(f"version {manifest.version} of {name!r} has other tensors: {different}")
     golden = _stored_golden(store, manifest)
     if manifest.program.kind is ProgramKind.EXPORTED:
         content = store.read_blob(manifest.program.digest)
         _check_program(content, module, state, golden, manifest)
     return Interface(manifest.signature, golden, manifest.program)
+
+
+def _newest_readable(store: Store, name: str, versions: Sequence[int]) -> Manifest:
+    for version in reversed(versions[1:]):
+        try:
+            return store.manifest(name, version)
+        except DataLoss as error:
+            log.warning("passed over a version", model=name, version=version, why=error.message)
+    return store.manifest(name, versions[0])
 
 
 def _check_program(

@@ -30,9 +30,6 @@ GROWTH = 1.05
 FLOORS = {"memory_bytes": 16 * 2**20, "descriptors": 6, "threads": 3}
 # Calls that wait at one moment, where callers wait for their answers.
 WAITING = 2
-# Between two looks of the sampler at the gateway, and how late such a look may be on a machine
-# whose cores are shared by all processes of a run.
-LOOK_S = 0.25
 ROUTED_WITHIN_S = {
     "killed": 1.0,
     # A stopped process keeps its connections: only silence tells, and the gateway waits 1.5 s
@@ -206,14 +203,18 @@ def settled(record: Record) -> _Finding:
 
 def routed(record: Record) -> _Finding:
     """A replica that fell silent gets no more work, and service is as before once it is over."""
-    finding = _Finding()
+    finding, starved = _Finding(), _Starved(record, "gateway")
     for address, cause, down_at, up_at in _outages(record):
         bound = ROUTED_WITHIN_S[cause]
         looks = [line for line in record.of("endpoints") if down_at <= line["at"] < up_at]
-        away = next((ln for ln in looks if ln["states"].get(address) != "healthy"), None)
-        took = float("inf") if away is None else away["at"] - down_at
+        away = next(
+            (line["at"] for line in looks if line["states"].get(address) != "healthy"), None
+        )
+        # As long as it was seen to be used: a look that came late says nothing about before.
+        used = [line["at"] for line in looks if away is not None and line["at"] < away]
+        took = float("inf") if away is None else max(used, default=down_at) - down_at
         finding.check(
-            took <= bound + LOOK_S,
+            took <= bound + starved.between(down_at, down_at + took),
             f"a {cause} replica was used for {took:.2f} s",
         )
         for call in record.of("call"):

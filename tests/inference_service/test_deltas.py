@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,13 +15,15 @@ import torch
 from headrace import Publisher
 from inference_service.architecture import Choice
 from inference_service.buffers import changing
+from inference_service.engines.eager import Eager
 from inference_service.fill import Fill
+from inference_service.instance import Instance
 from inference_service.precision import Precision
 from inference_service.slot import SlotState
 from model_store import Store, delta, open_store
 from model_store.digests import digest
 from model_store.publication import publish, rollback
-from model_store.records import DeltaStep
+from model_store.records import DeltaStep, Manifest
 from tests.inference_service.follower import Follower
 from tests.model_store.raw import raw_of
 from tests.publisher.drifting import BATCH, MODEL, Drifting, Tied, drift, fresh, module_of, raw
@@ -323,15 +324,30 @@ def test_a_publisher_killed_between_its_delta_and_its_manifest(store_url):
             assert_bits(follower, 4, module_of(4))
 
 
+def tied_instance(manifest: Manifest) -> Instance:
+    """Of a module that ties two tensors."""
+    module = Tied()
+    made = Instance(
+        module,
+        program=manifest.program,
+        signature=manifest.signature,
+        device=torch.device("cpu"),
+        engine=Eager(module),
+    )
+    made.materialize()
+    assert made.tensors["second.weight"].data_ptr() == made.tensors["first.weight"].data_ptr()
+    return made
+
+
 def test_tensors_that_share_memory_move_once(store):
     module = Tied()
     publisher = Publisher(store, MODEL, example_inputs=BATCH)
-    # As an instance of a module that ties them has them.
-    tensors = {name: value.clone() for name, value in module.state_dict().items()}
-    tensors["second.weight"] = tensors["first.weight"]
-    target = SimpleNamespace(tensors=tensors, digests={})
+    target = None
     for _ in range(3):
         manifest = store.manifest(MODEL, publisher.publish(module))
+        if target is None:
+            target = tied_instance(manifest)
+        tensors = target.tensors
         fill = Fill(store, manifest, (target,), lambda: None)
         fill.fetch(2**20)
         fill.install(target)

@@ -160,3 +160,16 @@ def test_what_does_not_fit_the_module_is_refused_before_anything_is_written(stor
     with pytest.raises(InvalidArgument, match=sentence):
         Publisher(store, "m", **given).publish(nn.Linear(8, 8))
     assert (store.models(), store.epoch("m")) == ([], 0)
+
+
+def test_a_stored_version_whose_record_is_damaged_is_passed_over(tmp_path):
+    module = Featured()
+    url = f"file://{tmp_path}/store"
+    with Publisher(url, Plain()) as first:
+        for _ in range(2):
+            first.publish(module)
+    versions = sorted((tmp_path / "store" / "models" / "plain" / "versions").iterdir())
+    versions[-1].write_bytes(versions[-1].read_bytes()[:40])
+    with Publisher(url, "plain") as second:
+        assert second.publish(module) == 3
+        assert newest(second.store, "plain").signature == Plain().signature

@@ -14,6 +14,8 @@ from benchmarks.chaos.scene import SEEN_AFTER_S, Scene
 from benchmarks.chaos.stores import FilePlace
 from model_store.records import Manifest
 
+LARGEST_FILE = 4096
+
 Damage = Callable[[Path, Scene], None]
 
 
@@ -118,7 +120,7 @@ def full_disk(scene: Scene) -> None:
 
 
 def quota(scene: Scene) -> None:
-    """The publisher may write no file as large as a manifest."""
+    """The publisher may write no file as large as its version needs."""
     with scene.fault("files of a publisher are bounded"):
         scene.expect("log", "STORE_FULL", 10.0)
         scene.expect("status", r'"age_s": \d', 5.0)
@@ -126,8 +128,8 @@ def quota(scene: Scene) -> None:
 
 
 def too_large(scene: Scene) -> None:
-    """A publisher under RLIMIT_FSIZE."""
-    scene.publish(4, largest_file=512)
+    """A publisher under RLIMIT_FSIZE; its record and its log are files too, and fit."""
+    scene.publish(4, largest_file=LARGEST_FILE, ballast=LARGEST_FILE, exports=True)
 
 
 def failing_fsync(scene: Scene) -> None:
@@ -181,7 +183,7 @@ SCENARIOS = (
     Scenario(
         "disk-full", "a tmpfs without room (RLIMIT_FSIZE for other users)", TinyPlace, full_disk
     ),
-    Scenario("quota", "RLIMIT_FSIZE of 512 bytes on a publisher", FilePlace, quota),
+    Scenario("quota", f"RLIMIT_FSIZE of {LARGEST_FILE} bytes on a publisher", FilePlace, quota),
     Scenario(
         "fsync", "the first 10 calls of fsync in a publisher end in EIO", FilePlace, failing_fsync
     ),

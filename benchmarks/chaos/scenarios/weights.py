@@ -25,6 +25,8 @@ class Forged:
             scene.expect("status", rf"v\d+ {self._reason}", 10.0)
             scene.expect("log", self._reason, 10.0)
             scene.wait_refused(forged(store, self._change))
+            # From a model of its own: what the forged version says must not spread.
+            scene.publish(exports=True)
 
 
 def too_large(scene: Scene) -> None:
