@@ -18,7 +18,7 @@ BUF := $(BIN)/buf
 export PYTHON
 
 .PHONY: help setup kubectl up test check lint types contracts proto-checks manifests \
-	protos protos-release bench bench-deltas bench-engines bench-scheduling chaos fuzz gpu-check \
+	protos protos-release bench bench-deltas bench-engines bench-scheduling bench-swap chaos fuzz gpu-check \
 	format clean
 
 help: ## list the targets
@@ -90,6 +90,9 @@ bench-deltas: setup ## weight deltas on real training runs: bytes and time besid
 
 bench-engines: setup ## a forward pass by engine, precision and batch size (ARGS="--precision fp16")
 	@$(BIN)/python -m benchmarks.engines $(ARGS)
+
+bench-swap: setup ## swaps under load, publish to first reply, memory, store reads, rollback (ARGS="--swaps 100")
+	@$(BIN)/python -m benchmarks.swap $(ARGS)
 
 simulate: setup ## the gateway's policies in simulated time, beside baselines (ARGS="--quick")
 	@$(BIN)/python -m benchmarks.simulate $(ARGS)

@@ -12,6 +12,7 @@ from headrace import Client, Publisher
 from headrace.program import DATATYPES
 from inference_service.buffers import tensor_of
 from model_store import Store, open_store
+from model_store.chain import Chain
 from protos.headrace.v1 import trainer_pb2
 from tests.system.stack import Stack, wait_until
 from tests.trainer_service.service import TrainerService
@@ -40,11 +41,10 @@ def stored(store: Store, version: int) -> Scribe:
     module = Scribe().eval()
     cpu = torch.device("cpu")
     manifest = store.manifest("characters", version)
+    chain = Chain(manifest, store.read_blob)
     module.load_state_dict(
         {
-            entry.name: tensor_of(
-                store.read_blob(entry.digest), entry.datatype, entry.shape, cpu
-            ).clone()
+            entry.name: tensor_of(chain.content(entry), entry.datatype, entry.shape, cpu).clone()
             for entry in manifest.tensors
         }
     )

@@ -240,12 +240,13 @@ def test_publishers_beside_a_collector_lose_nothing(
     count, grace_ms = {"s3": (100, 1500), "memory": (300, 2)}.get(
         store_url.partition(":")[0], (300, 50)
     )
-    done = threading.Event()
+    done, round_over = threading.Event(), threading.Event()
     deleted: list[int] = []
 
     def collect(collector: Store) -> None:
         while not done.is_set():
             deleted.append(collected_beside(collector, keep=2, grace_ms=grace_ms).deleted_blobs)
+            round_over.set()
 
     with ThreadPoolExecutor(1) as threads:
         collecting = threads.submit(collect, opened())
@@ -253,6 +254,10 @@ def test_publishers_beside_a_collector_lose_nothing(
             number = 0
             while number < count or not sum(deleted):
                 number += 1
+                if number % 25 == 0:
+                    # A publisher that never pauses would starve the collector of this process.
+                    round_over.clear()
+                    assert round_over.wait(60)
                 # A few in a row of each, then long none.
                 manifest = put_and_publish(store, number // 25 % 3)
                 newest = store.manifest(MODEL, manifest.version)

@@ -47,7 +47,7 @@ def test_generated_files_are_what_the_definitions_give():
 
 
 def test_drift_is_named(copy):
-    edit(copy, "string commit_id = 13;", "string commit_id = 13;\n  // More.\n  string more = 14;")
+    edit(copy, "string commit_id = 13;", "string commit_id = 13;\n  // More.\n  string more = 99;")
     done = drift(copy)
     assert done.returncode == 1
     assert GENERATED in done.stderr
@@ -72,7 +72,7 @@ def test_layout_is_bufs():
 
 
 def test_a_field_without_a_sentence_fails(copy):
-    edit(copy, "string commit_id = 13;", "string commit_id = 13;\n  string bare = 14;")
+    edit(copy, "string commit_id = 13;", "string commit_id = 13;\n  string bare = 99;")
     done = buf("lint", "protos", cwd=copy)
     assert done.returncode != 0
     assert '"bare" should have a non-empty comment' in done.stdout
@@ -88,7 +88,7 @@ def test_definitions_keep_what_was_released():
 
 
 def test_an_added_field_breaks_nothing(copy):
-    edit(copy, "string commit_id = 13;", "string commit_id = 13;\n  // More.\n  string more = 14;")
+    edit(copy, "string commit_id = 13;", "string commit_id = 13;\n  // More.\n  string more = 99;")
     assert breaking(copy).returncode == 0
 
 

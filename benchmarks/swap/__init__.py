@@ -1,0 +1,1 @@
+"""`make bench-swap`: what publishing and swapping cost in requests, time, memory and reads."""

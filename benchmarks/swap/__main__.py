@@ -1,0 +1,210 @@
+"""`python -m benchmarks.swap`: measures, prints tables, writes JSON; 1 if a swap hurt a request."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress, TaskID
+from rich.table import Table
+
+from benchmarks.report import conditions, table_console, table_of
+from benchmarks.swap import measures
+from benchmarks.swap.floors import Flips, flips
+from benchmarks.swap.measures import Arrival, Calm, HostReads, Rollbacks, Swaps
+
+RESULTS = Path("bench-results/swap.json")
+# Publications per size and store; the first of each is not counted.
+ARRIVALS = {1: 21, 10: 21, 100: 9, 1000: 4}
+
+
+@dataclass(slots=True)
+class Report:
+    """What was measured so far."""
+
+    flips: Flips | None = None
+    swaps: Swaps | None = None
+    calm: Calm | None = None
+    arrivals: list[Arrival] = field(default_factory=list)
+    reads: HostReads | None = None
+    rollbacks: Rollbacks | None = None
+
+    @property
+    def hurt(self) -> bool:
+        """Whether a request failed or got an answer that no version gives."""
+        return self.swaps is not None and (self.swaps.failed > 0 or self.swaps.wrong > 0)
+
+    def print(self, console: Console) -> None:
+        """Tables of what there is."""
+        if self.swaps is not None:
+            console.print(_swaps_table(self.swaps))
+        if self.arrivals:
+            console.print(_arrivals_table(self.arrivals))
+        console.print(_others_table(self))
+
+
+@dataclass(slots=True)
+class Run:
+    """The measurements in order; each in a directory of its own."""
+
+    options: argparse.Namespace
+    report: Report
+    progress: Progress
+    task: TaskID
+
+    def all(self) -> None:
+        """Runs what the options ask for."""
+        report, options = self.report, self.options
+        if self._wanted("flips"):
+            report.flips = flips()
+        if self._wanted("swaps"):
+            with _directory() as directory:
+                report.swaps = measures.swaps_under_load(directory, options.swaps)
+        if self._wanted("calm"):
+            with _directory() as directory:
+                report.calm = measures.calm(directory, options.calm_mib, options.phase_s, 3)
+        if self._wanted("arrivals"):
+            self._arrivals()
+        with _directory() as directory, measures.stores(directory) as urls:
+            if self._wanted("reads"):
+                report.reads = measures.host_reads(directory / "reads", urls["redis"], 4, 10)
+            if self._wanted("rollbacks"):
+                report.rollbacks = measures.rollbacks(directory / "back", urls["redis"], 4, 10)
+
+    def _arrivals(self) -> None:
+        for mib in self.options.mib:
+            for kind in ("file", "redis"):
+                self.progress.update(self.task, description=f"arrivals: {mib} MiB, {kind}")
+                with _directory() as directory, measures.stores(directory) as urls:
+                    found = measures.arrival(directory, kind, urls[kind], mib, _count(mib))
+                self.report.arrivals.append(found)
+
+    def _wanted(self, name: str) -> bool:
+        self.progress.update(self.task, description=name)
+        return not self.options.only or name in self.options.only
+
+
+def _count(mib: int) -> int:
+    return next(count for size, count in sorted(ARRIVALS.items(), reverse=True) if mib >= size)
+
+
+@contextmanager
+def _directory() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="headrace-swap-"))
+    (made / "reads").mkdir()
+    (made / "back").mkdir()
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
+    table = table_of(*header)
+    for line in lines:
+        table.add_row(*line)
+    return table
+
+
+def _swaps_table(found: Swaps) -> Table:
+    return _table(
+        ["swaps", "answers", "failed", "torn or mixed", "versions that answered", "swaps/s", "RSS"],
+        [
+            [
+                f"{found.swaps:,}",
+                f"{found.answers:,}",
+                str(found.failed),
+                str(found.wrong),
+                f"{found.versions_answered:,}",
+                f"{found.swaps / found.seconds:.1f}",
+                f"{found.rss_settled_mib:.0f} -> {found.rss_end_mib:.0f} MiB",
+            ]
+        ],
+    )
+
+
+def _arrivals_table(arrivals: Sequence[Arrival]) -> Table:
+    header = ["store", "MiB", "publish ms", "to first reply ms", "worst ms", "floor ms", "of floor"]
+    return _table(
+        header,
+        [
+            [
+                found.store,
+                f"{found.mib:,}",
+                f"{found.publish_ms:.0f}",
+                f"{found.first_reply_ms:.0f}",
+                f"{found.worst_ms:.0f}",
+                f"{found.floor_ms:.0f}",
+                f"{found.first_reply_ms / found.floor_ms:.2f}",
+            ]
+            for found in arrivals
+        ],
+    )
+
+
+def _others_table(report: Report) -> Table:
+    lines: list[list[str]] = []
+    if report.flips is not None:
+        found = report.flips
+        spans = f"{found.p50_us:.1f} us, {found.p99_us:.1f} us, {found.most_us:.0f} us"
+        lines.append(["flip: p50, p99, longest", spans])
+    if report.calm is not None:
+        without = ", ".join(f"{ms:.2f}" for ms in report.calm.without_ms)
+        publishing = ", ".join(f"{ms:.2f}" for ms in report.calm.publishing_ms)
+        lines.append(["p99 ms without publications, three phases", without])
+        lines.append(["p99 ms with one a second, three phases", publishing])
+        lines.append(["ratio of the medians", f"{report.calm.ratio:.2f}"])
+    if report.reads is not None:
+        read = f"{report.reads.times_read:.2f} times its bytes"
+        lines.append([f"a version read by {report.reads.replicas} replicas of a host", read])
+    if report.rollbacks is not None:
+        back = report.rollbacks
+        spans = f"{back.p50_ms:.0f} ms, {back.worst_ms:.0f} ms"
+        lines.append([f"rollback on {back.replicas} replicas: median, worst of 10", spans])
+    return _table(["measured", "found"], lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs; 130 if interrupted, with what there is."""
+    options = _parser().parse_args(argv)
+    torch.set_num_threads(1)
+    about, report, interrupted = conditions("benchmarks.swap"), Report(), False
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("starting", total=None)
+        try:
+            Run(options, report, progress, task).all()
+        except KeyboardInterrupt:
+            interrupted = True
+    console = table_console()
+    console.print(about, soft_wrap=True)
+    report.print(console)
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    record = {"conditions": about, **asdict(report)}
+    options.json.write_text(json.dumps(record, indent=2) + "\n")
+    return 130 if interrupted else int(report.hurt)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.swap", description=__doc__)
+    add = parser.add_argument
+    add("--swaps", type=int, default=1000, help="versions published under load")
+    add("--mib", type=int, nargs="+", default=[1, 10, 100, 1000], help="sizes of a version")
+    add("--calm-mib", type=int, default=10, help="size of the version published each second")
+    add("--phase-s", type=float, default=20.0, help="seconds of a phase with or without them")
+    names = ["flips", "swaps", "calm", "arrivals", "reads", "rollbacks"]
+    add("--only", nargs="+", choices=names, default=[], help="these measurements alone")
+    add("--json", type=Path, default=RESULTS, help="file to write")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
