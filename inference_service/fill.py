@@ -53,8 +53,7 @@ class Fill:
         for holder in reversed(holders):
             for name, named in holder.digests.items():
                 self._held.setdefault(holder.table()[name], {})[named] = (holder, name)
-        self._sizes = {entry.stored_digest: entry.size_bytes for entry in manifest.tensors}
-        self._sizes |= {step.digest: step.size_bytes for step in manifest.deltas}
+        self._sizes = manifest.blob_sizes()
         self._chain = Chain(manifest, self._read_blob)
         self._ways: dict[str, Way] = {}
         self._fetched: dict[str, bytes] = {}

@@ -153,11 +153,7 @@ class Check:
             return None
 
     def _note_needs(self, manifest: Manifest) -> None:
-        sizes = {entry.digest: entry.size_bytes for entry in manifest.tensors}
-        sizes[manifest.program.digest] = manifest.program.size_bytes
-        if manifest.probe is not None:
-            sizes[manifest.probe.digest] = manifest.probe.size_bytes
-        for name, size_bytes in sizes.items():
+        for name, size_bytes in manifest.blob_sizes().items():
             need = self._needs.setdefault(name, _Need(size_bytes))
             need.count += 1
             if len(need.first) < _SHOWN:

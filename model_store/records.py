@@ -140,13 +140,13 @@ class Manifest:
 
     def digests(self) -> list[str]:
         """The distinct digests of every blob that a reader of the version may need, sorted."""
-        named = {self.program.digest, *(tensor.stored_digest for tensor in self.tensors)}
-        named.update(step.digest for step in self.deltas)
-        if self.probe is not None:
-            named.add(self.probe.digest)
-        if self.config is not None:
-            named.add(self.config.digest)
-        return sorted(named)
+        return sorted(self.blob_sizes())
+
+    def blob_sizes(self) -> dict[str, int]:
+        """The same with their sizes in bytes."""
+        blobs = [self.program, *self.deltas, self.probe, self.config]
+        sizes = {entry.stored_digest: entry.size_bytes for entry in self.tensors}
+        return sizes | {blob.digest: blob.size_bytes for blob in blobs if blob is not None}
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,11 +46,11 @@ class Recorder:
 
     def write(self, kind: str, *, at: float | None = None, **fields: object) -> float:
         """Adds a line; returns its `at`."""
-        now = time.monotonic()
-        line = {"kind": kind, "at": now if at is None else at, "time": time.time(), **fields}
+        then = time.monotonic() if at is None else at
+        line = {"kind": kind, "at": then, "time": time.time(), **fields}
         with self._lock:
             self._file.write(json.dumps(line).encode() + b"\n")
-        return float(line["at"])  # type: ignore[arg-type]
+        return then
 
     def close(self) -> None:
         """Closes the file."""

@@ -80,6 +80,7 @@ def _break(order: Order) -> None:
     if order.largest_file:
         resource.setrlimit(resource.RLIMIT_FSIZE, (order.largest_file, order.largest_file))
     if order.failing_fsyncs:
+        # mypy sees a function replaced: that is what a fault of the system call is here.
         os.fsync = _failing(os.fsync, order.failing_fsyncs)  # type: ignore[assignment]
 
 

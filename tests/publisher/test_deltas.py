@@ -10,7 +10,9 @@ from chassis.errors import InvalidArgument
 from headrace import Publisher, lineage
 from model_store import open_store
 from model_store.chain import Chain
+from model_store.checking import Check, Kind
 from model_store.records import Manifest
+from tests.model_store.collecting import collected
 from tests.model_store.raw import raw_of
 from tests.publisher.drifting import BATCH, MODEL, Drifting, Tied, drift, fresh, raw, restored
 from tests.publisher.stores import CountingStore, FlakyStore
@@ -204,3 +206,25 @@ def test_a_reader_without_slots_makes_every_tensor(store):
         made = {entry.name: bytes(chain.content(entry)) for entry in manifest.tensors}
         assert made == restored(store, manifest)
     assert len(manifest.deltas) == 3
+
+
+def test_a_store_of_deltas_is_whole_for_a_check_and_after_a_collection(any_store):
+    """Bases and chains belong to versions: they are neither missing nor nobody's."""
+    module, publisher = fresh(), Publisher(any_store, MODEL, example_inputs=BATCH)
+    for _ in range(4):
+        drifted(publisher, module)
+    assert publisher.store.manifest(MODEL, 4).deltas
+    for sizes_only in (False, True):
+        report = Check(any_store, MODEL, sizes_only).run()
+        assert (report.findings, report.orphans) == ((), ())
+    collected(any_store, keep=1)
+    manifest = any_store.manifest(MODEL, 4)
+    assert Check(any_store).run().findings == ()
+    assert restored(any_store, manifest) == {
+        name: raw(tensor) for name, tensor in module.state_dict().items()
+    }
+    (lost, *_) = manifest.deltas
+    assert any_store.delete_blob(lost.digest, unused_since_ms=2**50)
+    findings = Check(any_store).run().findings
+    assert [finding.kind for finding in findings] == [Kind.MISSING_BLOB]
+    assert lost.digest in findings[0].message
