@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from chassis.errors import InvalidArgument
+from chassis.parameters import amount_in
 
 VERSION_PARAMETER = "headrace.version"
 TRAIN_STEP_PARAMETER = "headrace.train_step"
@@ -53,15 +53,4 @@ def max_staleness_ms(parameters: Mapping[str, Any]) -> int | None:
 
     Raises InvalidArgument (BAD_PARAMETER).
     """
-    if MAX_STALENESS_PARAMETER not in parameters:
-        return None
-    given = parameters[MAX_STALENESS_PARAMETER]
-    kind = given.WhichOneof("parameter_choice")
-    if kind not in ("int64_param", "uint64_param") or getattr(given, kind) < 0:
-        raise InvalidArgument(
-            "BAD_PARAMETER",
-            f"parameter {MAX_STALENESS_PARAMETER!r} must be a number of milliseconds, 0 or more, "
-            "as int64",
-            field=f"parameters[{MAX_STALENESS_PARAMETER}]",
-        )
-    return int(getattr(given, kind))
+    return amount_in(parameters, MAX_STALENESS_PARAMETER, "milliseconds")

@@ -10,12 +10,13 @@ import math
 import time
 from collections.abc import Mapping
 
-from chassis.errors import InvalidArgument, NotFound, Unavailable
+from chassis.errors import NotFound, Unavailable
 from chassis.inputs import Inputs, checked_inputs
 from chassis.limits import DEFAULT_LIMITS, Limits, check_limits, check_tensor_bytes
 from chassis.oip import checked_version
 from chassis.outputs import output_forms, wanted_outputs
 from chassis.padding import Cuts, padder_of
+from chassis.parameters import amount_in
 from chassis.provenance import max_staleness_ms
 from chassis.sequences import sequence_required, step_of
 from chassis.shared_memory import NO_REGIONS, Regions
@@ -126,16 +127,6 @@ def _check_channel(parameters: Mapping[str, oip.InferParameter], served: ServedM
 
 
 def _timeout_s(parameters: Mapping[str, oip.InferParameter]) -> float:
-    # Microseconds; 0 and absent are no timeout. Triton's clients send int64.
-    if "timeout" not in parameters:
-        return math.inf
-    given = parameters["timeout"]
-    kind = given.WhichOneof("parameter_choice")
-    if kind not in ("int64_param", "uint64_param") or getattr(given, kind) < 0:
-        raise InvalidArgument(
-            "BAD_TIMEOUT",
-            "parameter 'timeout' must be a number of microseconds, 0 or more, as int64",
-            field="parameters[timeout]",
-        )
-    microseconds: int = getattr(given, kind)
+    # 0 and absent are no timeout.
+    microseconds = amount_in(parameters, "timeout", "microseconds")
     return microseconds / 1e6 if microseconds else math.inf

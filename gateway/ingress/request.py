@@ -16,6 +16,7 @@ from chassis.names import checked_name
 from chassis.oip import checked_version
 from chassis.outputs import output_forms, wanted_outputs
 from chassis.padding import Cuts, padder_of
+from chassis.parameters import amount_in
 from chassis.provenance import MAX_STALENESS_PARAMETER, max_staleness_ms
 from chassis.sequences import SequenceId, Step, sequence_required, step_of
 from chassis.shared_memory import NO_REGIONS, Regions
@@ -219,18 +220,10 @@ def timeout_parameter_s(parameters: Any) -> float | None:
 
     Raises InvalidArgument (BAD_PARAMETER).
     """
-    if "timeout" not in parameters:
+    microseconds = amount_in(parameters, "timeout", "microseconds")
+    if not microseconds:
         return None
-    granted_s = _integer(parameters, "timeout") / MICROSECONDS
-    return min(granted_s, LONGEST_TIMEOUT_S) or None
-
-
-def _integer(parameters: Any, name: str) -> int:
-    choice = parameters[name]
-    kind = choice.WhichOneof("parameter_choice")
-    if kind not in ("int64_param", "uint64_param") or getattr(choice, kind) < 0:
-        raise _bad_parameter(name, "an integer of 0 or more")
-    return int(getattr(choice, kind))
+    return min(microseconds / MICROSECONDS, LONGEST_TIMEOUT_S)
 
 
 def _bad_parameter(name: str, expected: str) -> InvalidArgument:

@@ -36,7 +36,7 @@ def with_timeout(field, value):
     return request
 
 
-BAD_TIMEOUT = ("BAD_TIMEOUT", "BAD_PARAMETER")
+BAD_TIMEOUT = "BAD_PARAMETER"
 
 WRONG = {
     "no model": (message("nowhere", ("x", "FP32", [1, 4], X)), "NOT_FOUND", "MODEL_NOT_FOUND"),

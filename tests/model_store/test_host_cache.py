@@ -124,7 +124,7 @@ def test_a_blob_larger_than_the_cache_passes_through(directory):
     assert source.reads == [NAME, NAME]
 
 
-def test_a_directory_that_cannot_be_used_costs_the_cache_not_the_blob(tmp_path, capfd):
+def test_a_directory_that_cannot_be_used_costs_the_cache_not_the_blob(tmp_path):
     (tmp_path / "file").write_text("in the way")
     source = Source(CONTENT)
     blocked = cache(tmp_path / "file" / "cache", source)
@@ -139,7 +139,7 @@ def test_only_its_user_may_look_into_it(directory):
     assert file_of(directory, NAME).stat().st_mode & 0o077 == 0
 
 
-def read_and_die(directory: Path, asked: object) -> None:
+def read_and_die(directory: Path) -> None:
     class Deadly:
         def read_blob(self, digest: str) -> bytes:
             os.kill(os.getpid(), 9)
@@ -149,7 +149,7 @@ def read_and_die(directory: Path, asked: object) -> None:
 
 
 def test_a_reader_killed_while_it_downloads_holds_nobody_up(directory):
-    child = multiprocessing.get_context("fork").Process(target=read_and_die, args=(directory, None))
+    child = multiprocessing.get_context("fork").Process(target=read_and_die, args=(directory,))
     child.start()
     child.join(30)
     assert child.exitcode == -9
