@@ -8,7 +8,6 @@ client: environment, web identity, container or instance role.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -174,9 +173,8 @@ class S3Objects:
             return result.bytes().to_bytes(), tag
         # By a request for each part: one for all of a large object would not end in time.
         starts = range(0, size, CHUNK_BYTES)
-        with ThreadPoolExecutor(CONCURRENCY) as threads:
-            parts = threads.map(lambda start: self._part(path, start, size), starts)
-            return b"".join(parts), tag
+        parts = side_by_side(lambda start: self._part(path, start, size), starts, CONCURRENCY)
+        return b"".join(parts), tag
 
     def _part(self, path: str, start: int, size: int) -> Any:
         return obstore.get_range(
