@@ -1,8 +1,9 @@
 """Bytes from the model store into an instance, each read at most once and believed only re-read.
 
 Decides what need not be read again (a tensor unchanged since a version that one of the two slots
-holds), how much is fetched before the idle slot's version is given up, and that what counts is what
-lies in the slot afterwards: every tensor is digested where it was installed. Which deltas lead to a
+holds), what is fetched before the idle slot's version is given up and what is read right into its
+place, and that what counts is what lies in the slot afterwards: every tensor is digested where it
+was installed. Which deltas lead to a
 tensor is `model_store.chain`'s part; each is applied to all tensors, in place, before the next. A
 tensor that lies in another precision than it was published in is made beside the slot instead.
 """
@@ -22,6 +23,8 @@ from model_store.chain import Chain, Way, sized
 from model_store.records import Manifest, TensorEntry
 
 _CPU = torch.device("cpu")
+# A tensor so large is read into its place: in memory beside it would cost more than all the rest.
+IN_PLACE_BYTES = 1024 * 1024
 # Datatype and shape of a tensor, as published.
 _Kind = tuple[str, tuple[int, ...]]
 # Where a tensor lies: an instance and its name there.
@@ -32,7 +35,7 @@ class Fill:
     """One version on its way into one instance: `fetch`, `install`, `verify`, each once.
 
     `holders` are instances whose tensors may be copied. `go_on` is called before each tensor and
-    raises to stop; `staging` says how fast the store is read.
+    raises to stop; `staging` says how fast bytes are read.
     """
 
     def __init__(
@@ -57,14 +60,17 @@ class Fill:
         self._chain = Chain(manifest, self._read_blob)
         self._ways: dict[str, Way] = {}
         self._fetched: dict[str, bytes] = {}
+        # Digests of what `fetch` left to be read into its place.
+        self.left: list[str] = []
 
-    def fetch(self, staging_bytes: int) -> None:
-        """Reads new blobs into memory, up to `staging_bytes`; `install` reads the others.
+    def fetch(self, staging_bytes: int, target: Instance | None = None) -> None:
+        """Reads new blobs into memory, up to `staging_bytes`; `install` reads the others, and
+        large tensors that `target` takes in place.
 
-        A missing or damaged blob thus mostly shows before a slot is touched. Every delta needed is
-        read here, so that its header is known; one that finds no room is read again later.
-        May be left out. Raises what `Store.read_blob` does, DataLoss (SIZE_MISMATCH) and what
-        `Chain.way` does.
+        A missing or damaged blob of another tensor thus shows before a slot is touched. Every
+        delta needed is read here, so that its header is known; one that finds no room is read
+        again later. May be left out.
+        Raises what `Store.read_blob` does, DataLoss (SIZE_MISMATCH) and what `Chain.way` does.
         """
         self._chain.keep(staging_bytes)
         self._plan()
@@ -72,6 +78,9 @@ class Fill:
         for entry in self._manifest.tensors:
             start = self._ways[entry.name].start
             if not start or start in self._usable(entry) or start in self._fetched:
+                continue
+            if entry.size_bytes >= IN_PLACE_BYTES and target and target.takes_in_place(entry):
+                self.left.append(start)
                 continue
             room -= entry.size_bytes
             if room < 0:
@@ -139,7 +148,7 @@ class Fill:
             self._put(self._made(entry, way), entry, target)
             self._ways[entry.name] = Way(entry.digest, ())
         else:
-            self._put(self._start(way, entry), entry, target)
+            self._bring(way.start, entry, target)
 
     def _advance(self, index: int, target: Instance) -> None:
         """Applies one delta to every tensor that needs it."""
@@ -167,6 +176,17 @@ class Fill:
             self._chain.apply(index, changes[entry.name], memoryview(content))
         return content
 
+    def _bring(self, start: str, entry: TensorEntry, target: Instance) -> None:
+        """Puts the bytes where the tensor lies, by way of memory beside it only where need be.
+
+        Nothing tells yet whether they are right: `verify` reads what it finds wrong once more.
+        """
+        place = target.place(entry)
+        if start in self._fetched or place is None or entry.size_bytes != len(place):
+            self._put(self._start(Way(start, ()), entry), entry, target)
+        else:
+            self._blobs.read_blob_into(start, place, self._before_part)
+
     def _start(self, way: Way, entry: TensorEntry) -> bytes:
         content = self._fetched.get(way.start)
         return self._read(way.start, entry) if content is None else content
@@ -183,8 +203,12 @@ class Fill:
         self._staging.wait(self._sizes.get(name, 0))
         return self._blobs.read_blob(name)
 
+    def _before_part(self, size: int) -> None:
+        self._go_on()
+        self._staging.wait(size)
 
-def check_finite(instance: Instance) -> None:
+
+def check_finite(instance: Instance, staging: Staging = AT_ONCE) -> None:
     """Refuses NaN anywhere and infinity in a parameter; buffers may hold it (attention masks do).
 
     Raises FailedPrecondition (NON_FINITE).
@@ -193,6 +217,7 @@ def check_finite(instance: Instance) -> None:
     for name, tensor in instance.tensors.items():
         if not tensor.is_floating_point() or not tensor.numel():
             continue
+        staging.wait(tensor.numel() * tensor.element_size())
         # NaN wins both; unlike isfinite() this allocates nothing and is 50 times faster.
         least, most = torch.aminmax(tensor)
         bad = bool(least.isnan()) or (

@@ -128,6 +128,19 @@ class Instance:
         self._staging.copy(source, target)
         return True
 
+    def takes_in_place(self, entry: TensorEntry) -> bool:
+        """Whether `place` gives a place for the tensor, once there is storage."""
+        dtype = TORCH_TYPES[entry.datatype]
+        return self.device.type == "cpu" and self.precision.of(dtype) is dtype
+
+    def place(self, entry: TensorEntry) -> memoryview | None:
+        """The tensor's own bytes, to be filled as they were published; None where they lie on
+        another device, in another datatype or not densely."""
+        tensor = self.tensors[entry.name]
+        if not self.takes_in_place(entry) or not tensor.is_contiguous():
+            return None
+        return view_of(tensor)
+
     def is_cast(self, entry: TensorEntry, name: str = "") -> bool:
         """Whether the tensor, or the one of that `name`, lies here in another datatype than the
         entry was published in."""

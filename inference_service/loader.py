@@ -142,7 +142,8 @@ class Loader:
         self._step("fetch")
         holders, staging = self._holders(fresh), self._architecture.staging
         fill = Fill(self._blobs, manifest, holders, self._go_on, staging)
-        fill.fetch(self._staging_bytes)
+        fill.fetch(self._staging_bytes, self._taking_in_place(fresh))
+        self._check_stored(fill.left)
         rehearsal = self._rehearsal(manifest)
         failpoint("load.after_fetch")
         self._step("hold")
@@ -251,6 +252,19 @@ class Loader:
         found = (slots.serving, slots.idle() if fresh is None else None)
         return tuple(s.instance for s in found if s is not None and s.instance is not None)
 
+    def _taking_in_place(self, fresh: Instance | None) -> Instance | None:
+        """Who is to be filled, unless callers wait for it: then reading is done before."""
+        slots = self._served.slots
+        if slots.one and slots.serving is not None:
+            return None
+        return fresh or slots.idle().instance
+
+    def _check_stored(self, digests: Sequence[str]) -> None:
+        """Raises NotFound (BLOB_NOT_FOUND): what is read late is looked for before."""
+        missing = self._store.missing_blobs(digests) if digests else set()
+        if missing:
+            raise NotFound("BLOB_NOT_FOUND", f"blob {min(missing)} is not in the store")
+
     def _rehearsal(self, manifest: Manifest) -> Rehearsal:
         golden = None if manifest.probe is None else self._blobs.read_blob(manifest.probe.digest)
         return Rehearsal(manifest.signature, manifest.probe, golden)
@@ -270,7 +284,7 @@ class Loader:
         failpoint("load.after_fill")
         self._step("verify")
         fill.verify(instance)
-        check_finite(instance)
+        check_finite(instance, self._architecture.staging)
 
     def _rehearse(self, instance: Instance, rehearsal: Rehearsal) -> None:
         self._step("warm-up")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import grpc
 from prometheus_client import Counter
@@ -20,7 +20,7 @@ from chassis.edge import Stub, error_from_rpc
 from chassis.errors import HeadraceError, Unavailable
 from chassis.telemetry import REGISTRY, logger
 from inference_service.policy.relay import Relay
-from model_store.blobs import Blobs
+from model_store.blobs import Blobs, at_once, place
 from model_store.digests import hex_part, verified
 from protos.headrace.v1 import exchange_pb2
 
@@ -63,6 +63,13 @@ class PeerBlobs:
     def read_blob(self, digest: str) -> bytes:
         """The bytes, verified. Raises what the store raises."""
         return self.relayed(digest, ())
+
+    def read_blob_into(
+        self, digest: str, target: memoryview, before: Callable[[int], None] = at_once
+    ) -> None:
+        """As `Store.read_blob_into`, in one part."""
+        before(len(target))
+        place(self.read_blob(digest), target, digest)
 
     def relayed(self, digest: str, via: Sequence[str]) -> bytes:
         """As `read_blob`, for a question that came by way of these replicas."""

@@ -1,7 +1,8 @@
 """Copies and digests of a load, in parts, so that batches beside it do not get slower.
 
 How fast is decided in `policy.staging_rate`; here is its clock, its lock and the waiting. A part is
-small enough that one batch hardly notices it.
+a millisecond's work, short beside a batch, long beside the wait for the interpreter that follows it
+where batches keep that busy.
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ from contextlib import contextmanager
 import torch
 
 from inference_service.policy.staging_rate import StagingRate, StagingSnapshot
+from model_store.blobs import PART_BYTES
 from model_store.digests import digest, digest_in_parts
-
-PART_BYTES = 1024 * 1024
 
 
 class Staging:
@@ -65,7 +65,7 @@ class Paced(Staging):
             yield
         finally:
             with self._lock:
-                self._rate.on_end()
+                self._rate.on_end(now=time.monotonic())
 
     def on_batch(self, seconds: float) -> None:
         """A batch took `seconds`."""

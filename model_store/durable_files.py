@@ -20,6 +20,7 @@ from uuid import uuid4
 
 from chassis.errors import FailedPrecondition, HeadraceError, ResourceExhausted, Unavailable
 from chassis.failpoints import failpoint
+from model_store.blobs import PART_BYTES
 
 # A temporary file is unlocked for the instant between its creation and its lock; nothing this old
 # is in that instant, whatever the clocks of two hosts on one volume say.
@@ -64,6 +65,29 @@ def read_file(path: Path) -> bytes | None:
         return path.read_bytes()
     except FileNotFoundError:
         return None
+
+
+@_reporting
+def read_file_into(path: Path, target: memoryview, before: Callable[[int], None]) -> bool:
+    """Fills `target` with the whole content; False if that is of another size, or there is none.
+
+    `before` is told the size of each part. A False may leave something in `target`.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            if os.fstat(file.fileno()).st_size != len(target):
+                return False
+            at = 0
+            while at < len(target):
+                part = target[at : at + PART_BYTES]
+                before(len(part))
+                read = os.preadv(file.fileno(), [part], at)
+                if not read:
+                    return False
+                at += read
+            return True
+    except FileNotFoundError:
+        return False
 
 
 @_reporting

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from threading import Event, Lock
 from typing import TypeVar
 
+from model_store.blobs import at_once
 from model_store.records import Blob, Channel, Lease, Manifest, Removal
 from model_store.store import Store
 
@@ -78,6 +79,11 @@ class FaultyStore(Store):
 
     def read_blob(self, digest: str) -> bytes:
         return self._do("read_blob", lambda: self._inner.read_blob(digest))
+
+    def read_blob_into(
+        self, digest: str, target: memoryview, before: Callable[[int], None] = at_once
+    ) -> None:
+        self._do("read_blob", lambda: self._inner.read_blob_into(digest, target, before))
 
     def blobs(self) -> Iterator[Blob]:
         return self._do("blobs", lambda: self._inner.blobs())

@@ -22,6 +22,7 @@ from chassis.errors import NotFound
 from chassis.failpoints import failpoint
 from chassis.names import checked_name
 from model_store import durable_files as files
+from model_store.blobs import at_once, place
 from model_store.digests import ALGORITHM, digest, hex_part, is_digest, verified
 from model_store.directory_watch import DirectoryWatches
 from model_store.file_line import FileLine
@@ -70,6 +71,13 @@ class FileStore(LineStore):
         if content is None:
             raise NotFound("BLOB_NOT_FOUND", f"blob {digest} is not in the store")
         return verified(content, digest)
+
+    def read_blob_into(
+        self, digest: str, target: memoryview, before: Callable[[int], None] = at_once
+    ) -> None:
+        if not files.read_file_into(self._blob_path(digest), target, before):
+            # Missing or damaged; whole, it is not what the caller thinks.
+            place(self.read_blob(digest), target, digest)
 
     def blobs(self) -> Iterator[Blob]:
         for first in files.names_in(self._blobs):

@@ -4,8 +4,9 @@
     fetching/<hex>                whoever downloads a blob locks this; the others wait, then find it
 
 Decides who downloads, and what goes where the directory is full: the blobs not read for longest. It
-is a cache: every byte is verified when it is read, a damaged blob is dropped and fetched anew, and
-where the directory cannot be used its readers go to the source themselves.
+is a cache: every byte is verified when it is read, or by who reads it into its place; a damaged
+blob is dropped and fetched anew, and where the directory cannot be used its readers go to the
+source themselves.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from time import monotonic, sleep
 
 from prometheus_client import Counter
 
-from chassis.errors import DataLoss
+from chassis.errors import DataLoss, HeadraceError
 from chassis.telemetry import REGISTRY, logger
-from model_store.blobs import Blobs
+from model_store.blobs import Blobs, at_once, place
 from model_store.digests import hex_part, verified
+from model_store.durable_files import read_file_into
 
 log = logger(__name__)
 
@@ -67,6 +69,22 @@ class HostCache:
     def read_blob(self, digest: str) -> bytes:
         """From the cache, else from the source. Raises what the source raises."""
         return self.fetched(digest, lambda: self._source.read_blob(digest))
+
+    def read_blob_into(
+        self, digest: str, target: memoryview, before: Callable[[int], None] = at_once
+    ) -> None:
+        """As `Store.read_blob_into`, from the cache, else from the source."""
+        path = self._path(digest)
+        try:
+            found = read_file_into(path, target, before)
+            if found:
+                os.utime(path)
+        except (HeadraceError, OSError):
+            found = False
+        if found:
+            _FROM_CACHE.inc(len(target))
+        else:
+            place(self.read_blob(digest), target, digest)
 
     def fetched(self, digest: str, download: Callable[[], bytes]) -> bytes:
         """From the cache, else what `download` returns; one download at a time on this machine."""

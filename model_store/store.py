@@ -12,10 +12,11 @@ model's or a channel's name raises InvalidArgument (BAD_NAME) on a malformed one
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
+from model_store.blobs import at_once, place
 from model_store.records import Blob, Channel, Lease, Manifest, Removal
 
 
@@ -48,6 +49,19 @@ class Store(ABC):
 
         Raises NotFound (BLOB_NOT_FOUND), DataLoss (DIGEST_MISMATCH), InvalidArgument (BAD_DIGEST).
         """
+
+    def read_blob_into(
+        self, digest: str, target: memoryview, before: Callable[[int], None] = at_once
+    ) -> None:
+        """Fills `target`, writable bytes as many as the blob's, with the blob, unverified.
+
+        For who digests it where it then lies, which reads it once instead of twice. `before` is
+        told the size of each part before it is read; it may wait, or raise to give up. After an
+        error `target` holds anything.
+        Raises what `read_blob` does, and DataLoss (SIZE_MISMATCH).
+        """
+        before(len(target))
+        place(self.read_blob(digest), target, digest)
 
     @abstractmethod
     def blobs(self) -> Iterator[Blob]:

@@ -3,30 +3,38 @@
 Pure: latencies and amounts come in with `now` (seconds on any monotonic clock). Copying and waiting
 are the shell's (`staging`).
 
-Additive increase, multiplicative decrease (Chiu and Jain, 1989), of bytes per second. While nothing
-is staged, batches show what is calm; while something is, the p99 of the last seconds is compared
-with it at every interval. Worse than `_WORSE` times the calm one: half the rate, and the latencies
-seen so far are forgotten, so that one burst counts once. Else a step more. Never below `floor`: a
-replica that is always slow still gets its versions. With no batches there is nobody to wait for.
+What callers feel is the p99 of all batches. While nothing is staged, batches show what is calm, and
+one that takes more than `_WORSE` times the calm p99 is slow. While no more than one in a hundred of
+the last minute's batches is slow, the p99 of all of them is no worse than that, and nothing is held
+back: a load that comes alone is as fast as it goes. Beyond, stagings are held back, and where the
+p99 beside them is worse, at each interval to half of what was just staged in a second; else to a
+step more (Chiu and Jain, 1989). Latencies beside them are then forgotten, so that one burst counts
+once. Never below `floor`: a replica that is always slow still gets its versions. With no batches
+there is nobody to wait for.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
 MIB = 1024 * 1024
 
-FIRST_RATE = 512 * MIB
 MOST_RATE = 16 * 1024 * MIB
 STEP = 64 * MIB
 INTERVAL_S = 0.25
-# Latencies that count: these many, while staging none older than the window.
+# Calm latencies that count, at most.
 MOST_SAMPLES = 1024
-LEAST_SAMPLES = 8
-WINDOW_S = 2.0
-# A calm value older than this says little about now.
-CALM_S = 60.0
+# Beside stagings: fewer say nothing of a p99, more hide what is new.
+LEAST_SAMPLES = 32
+MOST_SEEN = 256
+# Without a batch for so long, nobody is held up.
+ALONE_S = 2.0
+# What is older says little about now.
+LASTING_S = 60.0
+# Of the batches of so long.
+MOST_SLOW = 0.01
 _WORSE = 1.25
 # What a loaded machine adds to a short batch by itself.
 _SLACK_S = 0.0005
@@ -47,44 +55,64 @@ class StagingRate:
 
     def __init__(self, *, floor: float) -> None:
         self._floor = floor
-        self._rate = max(floor, FIRST_RATE)
+        self._rate: float = MOST_RATE
         self._active = 0
         self._calm: deque[tuple[float, float]] = deque(maxlen=MOST_SAMPLES)
-        self._seen: deque[tuple[float, float]] = deque(maxlen=MOST_SAMPLES)
+        self._seen: deque[tuple[float, float]] = deque(maxlen=MOST_SEEN)
         self._free_at = 0.0
         self._decide_at = 0.0
         self._decreases = 0
         self._answered_at = float("-inf")
-        self._idle = False
+        # Batches and slow ones; each weighs less the older it is.
+        self._batches = 0.0
+        self._slow = 0.0
+        # What makes a batch slow.
+        self._limit_s = float("inf")
+        # Since the last decision: bytes, seconds of stagings that ended, when one began.
+        self._staged = 0
+        self._staged_s = 0.0
+        self._since = 0.0
 
     def on_begin(self, *, now: float) -> None:
         """A staging begins; `on_end` follows."""
         if not self._active:
-            self._seen.clear()
-            self._decide_at = now + INTERVAL_S
             self._free_at = now
+            self._since = now
+            self._limit_s = self._limit(now)
         self._active += 1
 
-    def on_end(self) -> None:
+    def on_end(self, *, now: float) -> None:
         """It has ended."""
         self._active -= 1
+        if not self._active:
+            self._staged_s += now - self._since
 
     def on_batch(self, seconds: float, *, now: float) -> None:
         """A batch took `seconds` from its arrival at the device to its outputs."""
+        if self._batches:
+            kept = math.exp((self._answered_at - now) / LASTING_S)
+            self._batches *= kept
+            self._slow *= kept
         self._answered_at = now
+        self._batches += 1
+        self._slow += seconds > self._limit_s
         (self._seen if self._active else self._calm).append((now, seconds))
 
     def alone(self, *, now: float) -> bool:
         """Whether nobody has been answered lately, so that nobody is held up."""
-        return now - self._answered_at > WINDOW_S
+        return now - self._answered_at > ALONE_S
 
     def take(self, size: int, *, now: float) -> bool:
         """Whether `size` bytes may be staged now; True spends them."""
+        if self.alone(now=now):
+            self._free_at = now
+            return True
         self._decide(now)
         if now < self._free_at:
             return False
-        # At the highest rate nothing is measured out.
-        self._free_at = now if self._rate >= MOST_RATE else now + size / self._rate
+        self._staged += size
+        free = self._unfelt() or self._rate >= MOST_RATE
+        self._free_at = now if free else now + size / self._rate
         return True
 
     def next_wakeup(self) -> float | None:
@@ -94,36 +122,43 @@ class StagingRate:
     def snapshot(self) -> StagingSnapshot:
         """The numbers."""
         return StagingSnapshot(
-            self._rate if self._active else 0.0,
+            self._shown_rate(),
             _p99(self._calm),
             _p99(self._seen),
             self._decreases,
         )
 
     def _decide(self, now: float) -> None:
-        _forget(self._seen, now - WINDOW_S)
-        _forget(self._calm, now - CALM_S)
-        if self.alone(now=now):
-            self._rate = MOST_RATE
-            self._idle = True
-            return
-        if self._idle:
-            self._idle = False
-            self._rate = max(self._floor, FIRST_RATE)
-        if now < self._decide_at or len(self._seen) < LEAST_SAMPLES:
+        _forget(self._seen, now - LASTING_S)
+        if self._unfelt() or now < self._decide_at or len(self._seen) < LEAST_SAMPLES:
             return
         self._decide_at = now + INTERVAL_S
-        if self._worse():
-            self._rate = max(self._floor, self._rate / 2)
+        if _p99(self._seen) > self._limit_s:
+            self._rate = max(self._floor, min(self._rate, self._measured(now)) / 2)
             self._decreases += 1
             self._seen.clear()
         else:
             self._rate = min(MOST_RATE, self._rate + STEP)
+        self._staged, self._staged_s, self._since = 0, 0.0, now
 
-    def _worse(self) -> bool:
+    def _unfelt(self) -> bool:
+        return self._slow <= MOST_SLOW * self._batches
+
+    def _shown_rate(self) -> float:
+        if not self._active:
+            return 0.0
+        return MOST_RATE if self._unfelt() else self._rate
+
+    def _measured(self, now: float) -> float:
+        """Bytes per second since the last decision, while something was staged."""
+        seconds = self._staged_s + now - self._since
+        return self._staged / seconds if seconds > 0 else MOST_RATE
+
+    def _limit(self, now: float) -> float:
+        _forget(self._calm, now - LASTING_S)
         if len(self._calm) < LEAST_SAMPLES:
-            return False
-        return _p99(self._seen) > _WORSE * _p99(self._calm) + _SLACK_S
+            return float("inf")
+        return _WORSE * _p99(self._calm) + _SLACK_S
 
 
 def _forget(samples: deque[tuple[float, float]], before: float) -> None:

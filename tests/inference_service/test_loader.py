@@ -14,6 +14,7 @@ import torch
 from chassis import failpoints
 from chassis.errors import Unavailable
 from chassis.tensors import Signature, TensorSpec
+from inference_service import fill
 from inference_service.instance import Instance
 from inference_service.loader import Loader
 from inference_service.slot import SlotState
@@ -166,6 +167,74 @@ def test_a_damaged_blob(tmp_path, file_store, damage):
         # It showed before a slot was given up: the way back is still there.
         assert [slot.version for slot in snapshot.slots] == [2, 3]
         np.testing.assert_array_equal(follower.answer(X)[1], expected(3.0, X))
+
+
+@pytest.fixture
+def in_place(monkeypatch):
+    """Every tensor is as large as one that is read into its place."""
+    monkeypatch.setattr(fill, "IN_PLACE_BYTES", 1)
+
+
+def test_what_is_read_into_its_place_serves(in_place, line, follower, monkeypatch):
+    line.publish(1.0)
+    follower.wait_serving(1)
+    read = []
+    into = follower.store.read_blob_into
+    monkeypatch.setattr(
+        follower.store, "read_blob_into", lambda name, *rest: read.append(name) or into(name, *rest)
+    )
+    for version in range(2, 6):
+        line.publish(float(version))
+        follower.wait_serving(version)
+        np.testing.assert_array_equal(follower.answer(X)[1], expected(float(version), X))
+    entries = [line.store.manifest("affine", version).tensors for version in range(2, 6)]
+    weights = {entry.digest for tensors in entries for entry in tensors if entry.name == "weight"}
+    assert set(read) == weights
+    assert len(read) == len(weights)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda content: content[:-1], lambda content: bytes([content[0] ^ 1]) + content[1:]],
+    ids=["truncated", "bit flipped"],
+)
+def test_a_blob_damaged_and_read_into_its_place_never_serves(
+    in_place, tmp_path, file_store, damage
+):
+    line = Line(file_store)
+    for weight in (1.0, 2.0):
+        line.publish(weight)
+    with Follower(f"file://{tmp_path}/store") as follower:
+        follower.wait_serving(2)
+        changes = []
+        weight = torch.full((3, 4), 5.0)
+        (blob,) = new_files(tmp_path, lambda: changes.append(line.with_tensor("weight", weight)))
+        blob.chmod(0o600)
+        blob.write_bytes(damage(blob.read_bytes()))
+        version = line.publish(3.0, change=changes[0])
+        snapshot = follower.wait_failed(version)
+        assert snapshot.failures[0].reason == "DIGEST_MISMATCH"
+        assert sorted(slot.state.name for slot in snapshot.slots) == ["EMPTY", "SERVING"]
+        np.testing.assert_array_equal(follower.answer(X)[1], expected(2.0, X))
+        line.publish(4.0)
+        follower.wait_serving(4)
+        np.testing.assert_array_equal(follower.answer(X)[1], expected(4.0, X))
+
+
+def test_a_blob_that_is_missing_shows_before_a_slot_is_given_up(
+    in_place, tmp_path, file_store, monkeypatch
+):
+    line = Line(file_store)
+    for weight in (1.0, 2.0):
+        line.publish(weight)
+    with Follower(f"file://{tmp_path}/store") as follower:
+        follower.wait_serving(2)
+        follower.wait_serving(line.publish(3.0))
+        monkeypatch.setattr(follower.store, "missing_blobs", set)
+        version = line.publish(4.0)
+        snapshot = follower.wait(lambda s: bool(s.failures) and s.failures[0].version == version)
+        assert snapshot.failures[0].reason == "BLOB_NOT_FOUND"
+        assert [slot.version for slot in snapshot.slots] == [2, 3]
 
 
 def new_files(folder: Path, act: Callable[[], object]) -> set[Path]:

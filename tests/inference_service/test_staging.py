@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference_service.policy.staging_rate import (
-    FIRST_RATE,
+    ALONE_S,
+    LEAST_SAMPLES,
     MIB,
     MOST_RATE,
+    MOST_SLOW,
     STEP,
-    WINDOW_S,
     StagingRate,
 )
 from inference_service.staging import PART_BYTES, Paced, Staging
@@ -25,6 +26,10 @@ from tests.inference_service.served_replica import ServedReplica
 
 FLOOR = 16 * MIB
 CALM_S = 0.002
+EVERY_S = 0.005
+# What the machine manages between two batches, and thus in a second.
+MOST_PARTS = 16
+MACHINE = MOST_PARTS * MIB / EVERY_S
 
 
 class Clock:
@@ -38,7 +43,7 @@ class Clock:
         self.rate.on_begin(now=self.now)
 
     def batch(self, seconds: float) -> None:
-        self.now += 0.005
+        self.now += EVERY_S
         self.rate.on_batch(seconds, now=self.now)
 
     def stage(self, spans: list[float]) -> int:
@@ -46,7 +51,9 @@ class Clock:
         staged = 0
         for seconds in spans:
             self.batch(seconds)
-            while staged < 2**40 and self.rate.take(MIB, now=self.now):
+            for _ in range(MOST_PARTS):
+                if not self.rate.take(MIB, now=self.now):
+                    break
                 staged += MIB
         return staged
 
@@ -55,23 +62,38 @@ class Clock:
         return self.rate.snapshot().rate
 
 
-def test_batches_that_stay_calm_let_it_go_faster_step_by_step():
+def test_nothing_is_held_back_while_batches_stay_calm():
     clock = Clock()
-    clock.stage([CALM_S] * 250)
-    before = clock.bytes_per_s
-    assert before > FIRST_RATE
-    clock.stage([CALM_S] * 50)
-    assert clock.bytes_per_s == before + STEP
+    assert clock.stage([CALM_S] * 250) == 250 * MOST_PARTS * MIB
+    assert clock.bytes_per_s == MOST_RATE
+
+
+def test_a_load_that_few_batches_feel_is_not_held_back():
+    clock = Clock(calm=10_000)
+    few = int(10_000 * MOST_SLOW / 2)
+    assert clock.stage([CALM_S * 4] * few) == few * MOST_PARTS * MIB
     assert clock.rate.snapshot().decreases == 0
 
 
 def test_batches_that_get_slower_halve_it_down_to_the_floor():
     clock = Clock()
-    clock.stage([CALM_S * 4] * 60)
-    assert clock.bytes_per_s == FIRST_RATE / 2
+    clock.stage([CALM_S * 4] * LEAST_SAMPLES)
+    assert clock.bytes_per_s == pytest.approx(MACHINE / 2, rel=0.1)
+    assert clock.rate.snapshot().calm_p99_s == CALM_S
     clock.stage([CALM_S * 4] * 2000)
     assert clock.bytes_per_s == FLOOR
-    assert clock.rate.snapshot().calm_p99_s == CALM_S
+
+
+def test_short_loads_that_follow_each_other_are_one():
+    clock = Clock()
+    for _ in range(LEAST_SAMPLES):
+        clock.stage([CALM_S * 4] * 2)
+        clock.rate.on_end(now=clock.now)
+        for _ in range(20):
+            clock.batch(CALM_S)
+        clock.rate.on_begin(now=clock.now)
+    assert clock.rate.snapshot().decreases > 0
+    assert clock.bytes_per_s < MACHINE
 
 
 def test_the_floor_is_staged_however_slow_the_batches():
@@ -83,32 +105,44 @@ def test_the_floor_is_staged_however_slow_the_batches():
     assert staged <= 1.1 * FLOOR * (clock.now - began)
 
 
-def test_it_recovers_when_they_are_calm_again():
+def test_it_recovers_step_by_step_when_they_are_calm_again():
     clock = Clock()
-    clock.stage([CALM_S * 4] * 400)
+    clock.stage([CALM_S * 4] * 400 + [CALM_S] * 100)
     low = clock.bytes_per_s
-    clock.stage([CALM_S] * 800)
+    clock.stage([CALM_S] * 50)
+    assert clock.bytes_per_s == low + STEP
+    clock.stage([CALM_S] * 750)
     assert clock.bytes_per_s > low + 5 * STEP
+
+
+def test_nothing_is_held_back_again_once_most_batches_were_calm():
+    clock = Clock()
+    clock.stage([CALM_S * 4] * 100)
+    assert clock.bytes_per_s < MACHINE
+    clock.rate.on_end(now=clock.now)
+    for _ in range(40_000):
+        clock.batch(CALM_S)
+    clock.rate.on_begin(now=clock.now)
+    assert clock.bytes_per_s == MOST_RATE
 
 
 def test_one_burst_counts_once():
     clock = Clock()
-    clock.stage([CALM_S * 4] * 51 + [CALM_S] * 100)
+    clock.stage([CALM_S * 4] * LEAST_SAMPLES + [CALM_S] * 100)
     assert clock.rate.snapshot().decreases == 1
 
 
 def test_without_batches_nothing_is_held_back():
     clock = Clock()
     clock.stage([CALM_S * 4] * 400)
-    clock.now += WINDOW_S + 0.1
+    clock.now += ALONE_S + 0.1
     for _ in range(1000):
         assert clock.rate.take(1024 * MIB, now=clock.now)
-    assert clock.bytes_per_s == MOST_RATE
 
 
 def test_what_was_slow_before_the_load_is_no_reason():
     clock = Clock(calm=0)
-    clock.rate.on_end()
+    clock.rate.on_end(now=clock.now)
     for _ in range(100):
         clock.batch(CALM_S * 4)
     clock.rate.on_begin(now=clock.now)
@@ -118,8 +152,8 @@ def test_what_was_slow_before_the_load_is_no_reason():
 
 def test_the_rate_shown_is_of_a_load_only():
     clock = Clock()
-    assert clock.bytes_per_s == FIRST_RATE
-    clock.rate.on_end()
+    assert clock.bytes_per_s == MOST_RATE
+    clock.rate.on_end(now=clock.now)
     assert clock.bytes_per_s == 0
     assert clock.rate.next_wakeup() is None
 
@@ -146,7 +180,7 @@ def test_progress(events):
             rate.on_begin(now=now)
             active += 1
         elif kind == "end" and active:
-            rate.on_end()
+            rate.on_end(now=now)
             active -= 1
         elif active:
             for _ in range(50):

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from chassis.errors import (
+    DataLoss,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
@@ -44,6 +45,37 @@ def test_a_blob_comes_back_as_it_was_put(store: Store, opened: Opener, content: 
     name = store.put_blob(content)
     assert name == digest(content)
     assert opened().read_blob(name) == content
+
+
+@pytest.mark.parametrize("content", [b"", b"x", bytes(range(256)) * 41, b"\xff" * 9_000_001])
+def test_a_blob_is_read_into_memory_at_hand(store: Store, opened: Opener, content: bytes) -> None:
+    name = store.put_blob(content)
+    told: list[int] = []
+    around = bytearray(b"<" * (len(content) + 2))
+    opened().read_blob_into(name, memoryview(around)[1:-1], told.append)
+    assert around == b"<" + content + b"<"
+    assert sum(told) == len(content)
+
+
+def test_a_blob_of_another_size_is_not_read_into_memory(store: Store) -> None:
+    name = store.put_blob(b"four")
+    for size in (0, 3, 5):
+        with pytest.raises(DataLoss) as raised:
+            store.read_blob_into(name, memoryview(bytearray(size)))
+        assert reason(raised) == "SIZE_MISMATCH"
+    with pytest.raises(NotFound) as raised:
+        store.read_blob_into(digest(b"other"), memoryview(bytearray(4)))
+    assert reason(raised) == "BLOB_NOT_FOUND"
+
+
+def test_who_reads_into_memory_may_give_up(store: Store) -> None:
+    name = store.put_blob(b"four")
+
+    def give_up(_size: int) -> None:
+        raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        store.read_blob_into(name, memoryview(bytearray(4)), give_up)
 
 
 def test_a_blob_put_twice_is_one_blob(store: Store) -> None:

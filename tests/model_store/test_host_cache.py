@@ -12,6 +12,7 @@ import pytest
 
 from chassis.errors import DataLoss, NotFound, Unavailable
 from model_store import host_cache, open_store
+from model_store.blobs import at_once, place
 from model_store.digests import digest, hex_part
 from model_store.host_cache import HostCache
 
@@ -37,6 +38,10 @@ class Source:
             raise NotFound("BLOB_NOT_FOUND", "not there")
         return self.contents[digest]
 
+    def read_blob_into(self, digest, target, before=at_once):
+        before(len(target))
+        place(self.read_blob(digest), target, digest)
+
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
@@ -50,6 +55,16 @@ def cache(directory: Path, source: Source, max_bytes: int = 10**9) -> HostCache:
 def file_of(directory: Path, name: str) -> Path:
     digits = hex_part(name)
     return directory / "blobs" / digits[:2] / digits[2:]
+
+
+def test_blobs_are_read_into_memory_at_hand(directory):
+    first, second = Source(CONTENT), Source()
+    for source in (first, second):
+        target, told = bytearray(len(CONTENT)), []
+        cache(directory, source).read_blob_into(NAME, memoryview(target), told.append)
+        assert target == CONTENT
+        assert sum(told) >= len(CONTENT)
+    assert (first.reads, second.reads) == ([NAME], [])
 
 
 def test_the_second_reader_of_a_machine_asks_nobody(directory):
