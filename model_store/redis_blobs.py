@@ -7,11 +7,12 @@ are set only where absent and nobody disturbs a blob that exists.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 from chassis.errors import DataLoss, NotFound, Unavailable
 from chassis.failpoints import failpoint
+from model_store.blobs import at_once, place
 from model_store.digests import ALGORITHM, digest, hex_part, verified
 from model_store.records import Blob
 from model_store.redis_connection import RedisConnection
@@ -59,16 +60,22 @@ class RedisBlobs:
         return {name for name, there in zip(names, present, strict=True) if not there}
 
     def read(self, name: str) -> bytes:
-        layout = self._connection.ask("GET", blob_key(hex_part(name)))
-        if layout is None:
-            raise NotFound("BLOB_NOT_FOUND", f"blob {name} is not in the store")
-        keys = _chunk_keys(name, *_parsed(layout))
-        parts = [part for window in _windows(keys) for part in self._chunks(window)]
-        whole = [part for part in parts if part is not None]
-        if len(whole) < len(parts):
-            raise DataLoss("DIGEST_MISMATCH", f"the store has lost a part of blob {name}")
-        # Of a blob in one chunk, join returns that chunk itself.
-        return verified(b"".join(whole), name)
+        size_bytes, chunk_bytes = self._layout(name)
+        keys = _chunk_keys(name, size_bytes, chunk_bytes)
+        # Memory only for what is there.
+        if self._stored_bytes(keys) != size_bytes:
+            raise _incomplete(name)
+        content = bytearray(size_bytes)
+        self._fill(name, memoryview(content), chunk_bytes, at_once)
+        return verified(bytes(content), name)
+
+    def read_into(self, name: str, target: memoryview, before: Callable[[int], None]) -> None:
+        size_bytes, chunk_bytes = self._layout(name)
+        if size_bytes != len(target):
+            # Damaged, or else not what the caller thinks.
+            place(self.read(name), target, name)
+        else:
+            self._fill(name, target, chunk_bytes, before)
 
     def entries(self) -> Iterator[Blob]:
         cursor = 0
@@ -93,8 +100,25 @@ class RedisBlobs:
         failpoint("gc.after_blob")
         return layout is not None and bool(word == "OK")
 
-    def _chunks(self, keys: Sequence[str]) -> list[bytes | None]:
-        return self._connection.ask_all([("GET", key) for key in keys])
+    def _layout(self, name: str) -> tuple[int, int]:
+        layout = self._connection.ask("GET", blob_key(hex_part(name)))
+        if layout is None:
+            raise NotFound("BLOB_NOT_FOUND", f"blob {name} is not in the store")
+        return _parsed(layout)
+
+    def _fill(
+        self, name: str, target: memoryview, chunk_bytes: int, before: Callable[[int], None]
+    ) -> None:
+        keys = _chunk_keys(name, len(target), chunk_bytes)
+        parts = (target[at : at + chunk_bytes] for at in range(0, len(target), chunk_bytes))
+        for window in _windows(keys):
+            places = list(islice(parts, len(window)))
+            before(sum(map(len, places)))
+            if not self._connection.fill(window, places):
+                raise _incomplete(name)
+
+    def _stored_bytes(self, keys: Sequence[str]) -> int:
+        return sum(self._connection.ask_all([("STRLEN", key) for key in keys]))
 
     def _is_whole(self, name: str, size_bytes: int) -> bool:
         """Whether the blob exists with every byte in number; their content is not read back.
@@ -107,8 +131,7 @@ class RedisBlobs:
             return False
         layout = details[0]
         keys = _chunk_keys(name, *_parsed(layout))
-        lengths = self._connection.ask_all([("STRLEN", key) for key in keys])
-        if sum(lengths) == size_bytes:
+        if self._stored_bytes(keys) == size_bytes:
             return True
         # The blob first: a reader then finds none rather than a damaged one.
         self._connection.ask_all([("DEL", key) for key in (blob_key(hex_part(name)), *keys)])
@@ -130,6 +153,10 @@ class RedisBlobs:
             COMMIT_BLOB, [BLOBS, blob_key(digits), *keys], (layout, digits)
         )
         return bool(word == "OK")
+
+
+def _incomplete(name: str) -> DataLoss:
+    return DataLoss("DIGEST_MISMATCH", f"the store has lost a part of blob {name}")
 
 
 def _parsed(layout: bytes) -> tuple[int, int]:

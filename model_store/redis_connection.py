@@ -26,6 +26,7 @@ from chassis.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from model_store import redis_bulk
 from model_store.redis_scripts import IDENTITY
 
 # The client's own defaults wait 58 s for a stopped server.
@@ -77,6 +78,18 @@ class RedisConnection:
         identity, *answers = self._attempt(lambda: self._pipelined([("GET", IDENTITY), *commands]))
         self._check_identity(identity)
         return answers
+
+    def fill(self, keys: Sequence[str], parts: Sequence[memoryview]) -> bool:
+        """Fills each of `parts` with the value of its key; False where one is not of that length.
+
+        Raises as `ask_all` does, less STORE_LOST_DATA.
+        """
+        self._admit()
+        try:
+            self._attempt(lambda: redis_bulk.fill(self._client, keys, parts))
+        except redis_bulk.Unexpected:
+            return False
+        return True
 
     def run(self, script: str, keys: Sequence[str], arguments: _Command) -> list[Any]:
         """The answer of a script, its words as str; the identity is added as the first of both."""

@@ -7,7 +7,7 @@ Notifications only wake readers; what they then read is the truth.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from threading import Event
 from time import monotonic
@@ -20,6 +20,7 @@ from chassis.failpoints import failpoint
 from chassis.names import checked_name
 from model_store import redis_scripts as scripts
 from model_store import rules
+from model_store.blobs import at_once
 from model_store.digests import hex_part
 from model_store.record_bytes import (
     decode_channel,
@@ -56,6 +57,11 @@ class RedisStore(Store):
 
     def read_blob(self, digest: str) -> bytes:
         return self._blobs.read(digest)
+
+    def read_blob_into(
+        self, digest: str, target: memoryview, before: Callable[[int], None] = at_once
+    ) -> None:
+        self._blobs.read_into(digest, target, before)
 
     def blobs(self) -> Iterator[Blob]:
         return self._blobs.entries()
