@@ -11,6 +11,7 @@ from __future__ import annotations
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -43,12 +44,15 @@ from model_store.publication import Publication
 from model_store.publication import publish as commit
 from model_store.records import Manifest, ModuleConfig, Probe, Program, ProgramKind
 from model_store.rules import check_blobs
+from model_store.side_by_side import side_by_side
 
 log = logger(__name__)
 
 # Seconds before each repetition of a call that found the store unavailable: a failover takes about
 # this long, and a training loop should not stand still for longer.
 RETRY_DELAYS_S = (0.1, 0.4, 1.6)
+# One waits for the disk or the server while another is digested; more bring no more.
+PUTS_AT_ONCE = 4
 # A blob that was put is safe from collectors; one that was found may have gone. Once is rare.
 COLLECTED_ATTEMPTS = 2
 
@@ -320,8 +324,8 @@ class Publisher:
         # The first time all that are at hand: one that earlier publishers left may be damaged by
         # now. Replicas that hold it would not notice, one that starts would load no version.
         sent = missing if self._sent else blobs.keys() & set(manifest.digests())
-        for name in sorted(sent):
-            _retried(partial(self.store.put_blob, blobs[name]))
+        puts = [partial(self.store.put_blob, blobs[name]) for name in sorted(sent)]
+        deque(side_by_side(_retried, puts, PUTS_AT_ONCE), maxlen=0)
         self._sent = True
         failpoint("publish.after_blobs")
         vouched = manifest if self._sign is None else self._sign(manifest)

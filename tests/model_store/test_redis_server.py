@@ -17,7 +17,7 @@ from chassis.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from model_store import Store, open_store, redis_connection
+from model_store import Store, open_store, redis_bulk, redis_connection
 from model_store.publication import publish
 from tests.model_store.collecting import collected
 from tests.model_store.samples import MODEL, assert_readable, assert_whole, made, stored
@@ -130,11 +130,15 @@ def test_a_hung_server_is_unavailable_and_then_goes_on(
     pid = redis.Redis.from_url(mistreated_url).info("server")["process_id"]
     with open_store(mistreated_url) as store:
         made(store, 1)
+        name = store.put_blob(b"weights")
+        target = memoryview(bytearray(7))
+        store.read_blob_into(name, target)
         os.kill(pid, signal.SIGSTOP)
         try:
             for call in (
                 lambda: store.versions(MODEL),
                 lambda: store.acquire_epoch(MODEL, "trainer"),
+                lambda: store.read_blob_into(name, target),
                 lambda: store.wait_for_change(MODEL, 1, 60.0),
             ):
                 with pytest.raises(Unavailable) as raised:
@@ -142,7 +146,28 @@ def test_a_hung_server_is_unavailable_and_then_goes_on(
                 assert raised.value.reason == "STORE_UNAVAILABLE"
         finally:
             os.kill(pid, signal.SIGCONT)
+        store.read_blob_into(name, target)
+        assert target == b"weights"
         assert assert_whole(store) == [1]
+
+
+def test_a_bulk_read_ends_where_the_server_hangs_or_dies(
+    mistreated_url: str, admin: redis.Redis
+) -> None:
+    client = redis.Redis.from_url(mistreated_url, socket_timeout=0.1)
+    client.set("k", b"value")
+    target = memoryview(bytearray(5))
+    redis_bulk.fill(client, ["k"], [target])
+    assert target == b"value"
+    pid = admin.info("server")["process_id"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(redis.exceptions.TimeoutError):
+            redis_bulk.fill(client, ["k"], [target])
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    redis_bulk.fill(client, ["k"], [target])
+    client.close()
 
 
 def test_a_server_that_is_not_there_is_unavailable() -> None:

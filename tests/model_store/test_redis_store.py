@@ -86,6 +86,26 @@ def test_a_blob_that_lost_a_chunk_is_detected_and_healed(store: Store, admin: re
     assert store.read_blob(name) == content
 
 
+@pytest.mark.parametrize("end", ["", "no", "longer"])
+def test_a_chunk_of_another_length_is_detected_where_it_is_read_to(
+    store: Store, admin: redis.Redis, end: str
+) -> None:
+    content = os.urandom(2 * CHUNK + 5)
+    name = store.put_blob(content)
+    target = bytearray(len(content))
+    store.read_blob_into(name, memoryview(target))
+    assert target == content
+    last = max(admin.keys(f"{blob_key(hex_part(name))}:*"))
+    admin.set(last, end)
+    for _ in range(3):
+        with pytest.raises(DataLoss) as raised:
+            store.read_blob_into(name, memoryview(target))
+        assert raised.value.reason == "DIGEST_MISMATCH"
+    # Whatever was on its way then, the connection goes on with none of it.
+    assert store.put_blob(b"other") == digest(b"other")
+    assert store.read_blob(digest(b"other")) == b"other"
+
+
 def test_chunks_that_vanish_before_the_commit_are_written_again(
     store: Store, admin: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import Any
 
 from chassis.errors import Unavailable
@@ -35,10 +36,15 @@ class FlakyStore(MemoryStore):
     def __init__(self, name: str, **fails: int) -> None:
         super().__init__(name)
         self.fails = fails
+        self._counting = Lock()
 
     def _call(self, method: str, call: Callable[[], Any]) -> Any:
-        if self.fails.get(method, 0):
-            self.fails[method] -= 1
+        # Blobs are put by several threads.
+        with self._counting:
+            strikes = self.fails.get(method, 0) > 0
+            if strikes:
+                self.fails[method] -= 1
+        if strikes:
             raise Unavailable("STORE_UNAVAILABLE", f"{method} found nobody")
         return call()
 
