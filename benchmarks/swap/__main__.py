@@ -21,6 +21,7 @@ from benchmarks.report import conditions, table_console, table_of
 from benchmarks.swap import measures
 from benchmarks.swap.floors import Flips, flips
 from benchmarks.swap.measures import Arrival, Calm, HostReads, Rollbacks, Swaps
+from benchmarks.swap.passes import Passes, passes
 
 RESULTS = Path("bench-results/swap.json")
 # Publications per size and store; the first of each is not counted.
@@ -35,6 +36,7 @@ class Report:
     swaps: Swaps | None = None
     calm: Calm | None = None
     arrivals: list[Arrival] = field(default_factory=list)
+    passes: Passes | None = None
     reads: HostReads | None = None
     rollbacks: Rollbacks | None = None
 
@@ -75,6 +77,8 @@ class Run:
         if self._wanted("arrivals"):
             self._arrivals()
         with _directory() as directory, measures.stores(directory) as urls:
+            if self._wanted("passes"):
+                report.passes = passes(directory, urls["redis"], 100)
             if self._wanted("reads"):
                 report.reads = measures.host_reads(directory / "reads", urls["redis"], 4, 10)
             if self._wanted("rollbacks"):
@@ -163,6 +167,17 @@ def _others_table(report: Report) -> Table:
         lines.append(["p99 ms without publications, three phases", without])
         lines.append(["p99 ms with one a second, three phases", publishing])
         lines.append(["ratio of the medians", f"{report.calm.ratio:.2f}"])
+    if report.passes is not None:
+        each = report.passes
+        lines.append(
+            [
+                f"{each.mib} MiB: read to fresh memory, to touched memory; copy; digest",
+                f"{each.read_fresh_ms:.0f} ms, {each.read_into_ms:.0f} ms; {each.copy_ms:.0f} ms; "
+                f"{each.digest_ms:.0f} ms",
+            ]
+        )
+        both = f"{each.redis_client_ms:.0f} ms, {each.redis_bulk_ms:.0f} ms"
+        lines.append([f"{each.mib} MiB of Redis: by the client, by its socket", both])
     if report.reads is not None:
         read = f"{report.reads.times_read:.2f} times its bytes"
         lines.append([f"a version read by {report.reads.replicas} replicas of a host", read])
@@ -200,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--mib", type=int, nargs="+", default=[1, 10, 100, 1000], help="sizes of a version")
     add("--calm-mib", type=int, default=10, help="size of the version published each second")
     add("--phase-s", type=float, default=20.0, help="seconds of a phase with or without them")
-    names = ["flips", "swaps", "calm", "arrivals", "reads", "rollbacks"]
+    names = ["flips", "swaps", "calm", "arrivals", "passes", "reads", "rollbacks"]
     add("--only", nargs="+", choices=names, default=[], help="these measurements alone")
     add("--json", type=Path, default=RESULTS, help="file to write")
     return parser

@@ -4,13 +4,13 @@ Pure: latencies and amounts come in with `now` (seconds on any monotonic clock).
 are the shell's (`staging`).
 
 What callers feel is the p99 of all batches. While nothing is staged, batches show what is calm, and
-one that takes more than `_WORSE` times the calm p99 is slow. While no more than one in a hundred of
-the last minute's batches is slow, the p99 of all of them is no worse than that, and nothing is held
-back: a load that comes alone is as fast as it goes. Beyond, stagings are held back, and where the
-p99 beside them is worse, at each interval to half of what was just staged in a second; else to a
-step more (Chiu and Jain, 1989). Latencies beside them are then forgotten, so that one burst counts
-once. Never below `floor`: a replica that is always slow still gets its versions. With no batches
-there is nobody to wait for.
+one that takes more than `_WORSE` times the calm p99 is slow. Stagings make slow what is slow beside
+them beyond the share that is slow without. While that is no more than one in a hundred of the last
+minute's batches, they move the p99 of all no further, and nothing is held back: a load that comes
+alone is as fast as it goes. Beyond, stagings are held back, and where the p99 beside them is worse,
+at each interval to half of what was just staged in a second; else to a step more (Chiu and Jain,
+1989). Latencies beside them are then forgotten, so that one burst counts once. Never below `floor`:
+a replica that is always slow still gets its versions. With no batches there is nobody to wait for.
 """
 
 from __future__ import annotations
@@ -50,6 +50,25 @@ class StagingSnapshot:
     decreases: int
 
 
+@dataclass(slots=True)
+class _Shares:
+    """How many batches, and slow ones among them; each counts less the older it is."""
+
+    batches: float = 0.0
+    slow: float = 0.0
+
+    def fade(self, kept: float) -> None:
+        self.batches *= kept
+        self.slow *= kept
+
+    def add(self, slow: bool) -> None:
+        self.batches += 1
+        self.slow += slow
+
+    def share(self) -> float:
+        return self.slow / self.batches if self.batches else 0.0
+
+
 class StagingRate:
     """One device's. Stagings of several models share the rate."""
 
@@ -63,9 +82,9 @@ class StagingRate:
         self._decide_at = 0.0
         self._decreases = 0
         self._answered_at = float("-inf")
-        # Batches and slow ones; each weighs less the older it is.
-        self._batches = 0.0
-        self._slow = 0.0
+        # Beside nothing and beside stagings.
+        self._calmly = _Shares()
+        self._beside = _Shares()
         # What makes a batch slow.
         self._limit_s = float("inf")
         # Since the last decision: bytes, seconds of stagings that ended, when one began.
@@ -89,13 +108,12 @@ class StagingRate:
 
     def on_batch(self, seconds: float, *, now: float) -> None:
         """A batch took `seconds` from its arrival at the device to its outputs."""
-        if self._batches:
+        if self._answered_at < now:
             kept = math.exp((self._answered_at - now) / LASTING_S)
-            self._batches *= kept
-            self._slow *= kept
+            self._calmly.fade(kept)
+            self._beside.fade(kept)
         self._answered_at = now
-        self._batches += 1
-        self._slow += seconds > self._limit_s
+        (self._beside if self._active else self._calmly).add(seconds > self._limit_s)
         (self._seen if self._active else self._calm).append((now, seconds))
 
     def alone(self, *, now: float) -> bool:
@@ -142,7 +160,8 @@ class StagingRate:
         self._staged, self._staged_s, self._since = 0, 0.0, now
 
     def _unfelt(self) -> bool:
-        return self._slow <= MOST_SLOW * self._batches
+        made_slow = self._beside.slow - self._beside.batches * self._calmly.share()
+        return made_slow <= MOST_SLOW * (self._beside.batches + self._calmly.batches)
 
     def _shown_rate(self) -> float:
         if not self._active:

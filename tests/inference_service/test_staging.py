@@ -126,6 +126,19 @@ def test_nothing_is_held_back_again_once_most_batches_were_calm():
     assert clock.bytes_per_s == MOST_RATE
 
 
+def test_batches_that_are_slow_without_a_load_too_are_no_reason():
+    clock = Clock(calm=1000)
+    clock.rate.on_end(now=clock.now)
+    # Some are, but not so many that they are the p99.
+    mixed = ([CALM_S] * 199 + [CALM_S * 4] * 1) * 10
+    for seconds in mixed:
+        clock.batch(seconds)
+    clock.rate.on_begin(now=clock.now)
+    clock.stage(mixed)
+    assert clock.bytes_per_s == MOST_RATE
+    assert clock.rate.snapshot().decreases == 0
+
+
 def test_one_burst_counts_once():
     clock = Clock()
     clock.stage([CALM_S * 4] * LEAST_SAMPLES + [CALM_S] * 100)
