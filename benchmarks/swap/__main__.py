@@ -89,16 +89,16 @@ class Run:
             for kind in ("file", "redis"):
                 self.progress.update(self.task, description=f"arrivals: {mib} MiB, {kind}")
                 with _directory() as directory, measures.stores(directory) as urls:
-                    found = measures.arrival(directory, kind, urls[kind], mib, _count(mib))
+                    found = measures.arrival(directory, kind, urls[kind], mib, self._count(mib))
                 self.report.arrivals.append(found)
+
+    def _count(self, mib: int) -> int:
+        usual = next(count for size, count in sorted(ARRIVALS.items(), reverse=True) if mib >= size)
+        return self.options.count or usual
 
     def _wanted(self, name: str) -> bool:
         self.progress.update(self.task, description=name)
         return not self.options.only or name in self.options.only
-
-
-def _count(mib: int) -> int:
-    return next(count for size, count in sorted(ARRIVALS.items(), reverse=True) if mib >= size)
 
 
 @contextmanager
@@ -213,6 +213,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--swaps", type=int, default=1000, help="versions published under load")
     add("--mib", type=int, nargs="+", default=[1, 10, 100, 1000], help="sizes of a version")
+    add("--count", type=int, default=0, help="publications per size and store (0: by size)")
     add("--calm-mib", type=int, default=10, help="size of the version published each second")
     add("--phase-s", type=float, default=20.0, help="seconds of a phase with or without them")
     names = ["flips", "swaps", "calm", "arrivals", "passes", "reads", "rollbacks"]
