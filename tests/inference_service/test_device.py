@@ -433,10 +433,9 @@ def test_without_turns_replays_of_two_lanes_would_race():
             engine._recorded[((4,),)][0].recording.replay()
 
 
-@pytest.mark.parametrize("slots", [1, 2])
-@pytest.mark.parametrize("cuda_graphs", [False, True])
-async def test_a_replica_keeps_the_order(monkeypatch, line, store_url, slots, cuda_graphs):
-    """Loads beside batches that never stop; every access is checked."""
+@pytest.fixture
+def checked(monkeypatch) -> FakeDevice:
+    """The device of replicas, which are seen whenever they touch a slot."""
     fake = FakeDevice()
     run = Instance.run
 
@@ -446,9 +445,14 @@ async def test_a_replica_keeps_the_order(monkeypatch, line, store_url, slots, cu
 
     monkeypatch.setattr(Instance, "run", reported)
     monkeypatch.setattr("inference_service.replica.open_device", lambda _name: fake)
+    return fake
+
+
+async def answers_beside_loads(line, store_url: str, **settings: object) -> None:
+    """Loads beside batches that never stop; every answer is the version's that it names."""
     line.publish(1.0)
-    settings = {"slots": slots, "cuda_graphs": cuda_graphs, "max_stall_ms": 10_000.0}
-    async with ServedReplica(store_url, **settings) as replica:
+    cuda_graphs, slots = settings["cuda_graphs"], settings["slots"]
+    async with ServedReplica(store_url, max_stall_ms=10_000.0, **settings) as replica:
         await replica.wait_ready()
         done = False
 
@@ -476,7 +480,36 @@ async def test_a_replica_keeps_the_order(monkeypatch, line, store_url, slots, cu
         if slots == 2:
             line.rollback(20)
             await replica.wait_serving(20)
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+async def test_a_replica_keeps_the_order(checked, line, store_url, slots, cuda_graphs):
+    await answers_beside_loads(line, store_url, slots=slots, cuda_graphs=cuda_graphs)
+    fake = checked
     staged = [lane.number for lane in fake.lanes if lane is not fake.inference]
     followed = {entry[1:] for entry in fake.log if entry[0] == "follow"}
     assert any((fake.inference.number, lane) in followed for lane in staged)
     assert any((lane, fake.inference.number) in followed for lane in staged)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+async def test_a_replica_on_a_gpu(line, store_url, slots, cuda_graphs):
+    await answers_beside_loads(
+        line, store_url, slots=slots, cuda_graphs=cuda_graphs, device="cuda:0"
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+async def test_a_model_that_waits_for_the_gpu_is_served_without_graphs(line, store_url):
+    x = np.ones((2, 4), np.float32)
+    line.publish_moody(1.0)
+    async with ServedReplica(store_url, cuda_graphs=True, device="cuda:0") as replica:
+        for weight in (2.0, 3.0):
+            status = await replica.wait_serving(line.publish_moody(weight))
+            np.testing.assert_array_equal((await replica.infer(x))[1], expected(weight, x))
+        assert status.engine.graphs.why_not.startswith("not recorded: ")
