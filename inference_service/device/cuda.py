@@ -80,23 +80,40 @@ class CudaDevice(Device):
         """By the copy engine, since one side is pinned."""
         target.copy_(source, non_blocking=True)
 
-    def record(self, compute: Callable[[], Sequence[torch.Tensor]], pool: Any) -> Recording:
+    def record(
+        self, compute: Callable[[], Sequence[torch.Tensor]], beside: Recording | None
+    ) -> Recording:
         """A graph. Not by `torch.cuda.graph`, which waits for the whole device, collects garbage
         and empties torch's cache while other models answer."""
         graph = torch.cuda.CUDAGraph()
-        memory = torch.cuda.graph_pool_handle() if pool is None else pool.pool()
+        pool = torch.cuda.graph_pool_handle() if beside is None else beside.memory.pool()
         with _RECORDING, torch.cuda.stream(self._recording):
-            outputs = _captured(graph, memory, compute)
+            try:
+                outputs = _captured(graph, pool, compute)
+            except CannotRecord:
+                self._settle_generator()
+                raise
         return Recording(graph.replay, outputs, graph)
+
+    def _settle_generator(self) -> None:
+        """torch's generator takes itself for recorded until a recording ends well: without one no
+        model on the device could draw a number any more."""
+        graph = torch.cuda.CUDAGraph()
+        with contextlib.suppress(CannotRecord):
+            _captured(
+                graph,
+                torch.cuda.graph_pool_handle(),
+                lambda: [torch.zeros(1, device=self.torch_device)],
+            )
 
 
 def _captured(
-    graph: torch.cuda.CUDAGraph, memory: Any, compute: Callable[[], Sequence[torch.Tensor]]
+    graph: torch.cuda.CUDAGraph, pool: Any, compute: Callable[[], Sequence[torch.Tensor]]
 ) -> Sequence[torch.Tensor]:
     """What `compute` returns, recorded in the current stream."""
     try:
         # Other threads go on to allocate and to wait: only this one's doing ends the recording.
-        graph.capture_begin(pool=memory, capture_error_mode="thread_local")
+        graph.capture_begin(pool=pool, capture_error_mode="thread_local")
         try:
             outputs = compute()
         except BaseException:

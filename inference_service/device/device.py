@@ -43,15 +43,15 @@ class CannotRecord(Exception):
     """A forward pass that no graph can be made of; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Recording:
     """A forward pass that can be repeated: `replay`, in the lane that the thread has entered,
     computes `outputs` anew from what then lies in the inputs it was recorded with."""
 
     replay: Callable[[], None]
     outputs: Sequence[torch.Tensor]
-    # Keeps the memory that the pass computes in; whoever records into the same memory passes it.
-    pool: Any
+    # Keeps the memory that the pass computes in.
+    memory: Any
 
 
 class Device(ABC):
@@ -87,11 +87,13 @@ class Device(ABC):
         one datatype and shape. Neither may change before a mark behind it."""
 
     @abstractmethod
-    def record(self, compute: Callable[[], Sequence[torch.Tensor]], pool: Any) -> Recording:
+    def record(
+        self, compute: Callable[[], Sequence[torch.Tensor]], beside: Recording | None
+    ) -> Recording:
         """Records what `compute` asks of the device, without doing it.
 
-        `pool` is that of a living recording whose memory it shares, or None. Two that share memory
-        must not be replayed at the same time. Raises CannotRecord.
+        It computes in the memory of `beside`, if given: two that share memory must not be replayed
+        at the same time. Raises CannotRecord.
         """
 
 
@@ -135,7 +137,9 @@ class InOrder(Device):
         """At once."""
         target.copy_(source)
 
-    def record(self, compute: Callable[[], Sequence[torch.Tensor]], pool: Any) -> Recording:
+    def record(
+        self, compute: Callable[[], Sequence[torch.Tensor]], beside: Recording | None
+    ) -> Recording:
         """Raises CannotRecord."""
         raise CannotRecord(f"device {self.torch_device} records no graphs")
 

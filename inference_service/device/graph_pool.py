@@ -37,7 +37,7 @@ class GraphPool:
         self.device = device
         self._lock = threading.Lock()
         # Memory goes with its last recording; a new one then begins anew.
-        self._living: weakref.WeakSet[object] = weakref.WeakSet()
+        self._living: weakref.WeakSet[Recording] = weakref.WeakSet()
         self._last: tuple[Lane, Mark] | None = None
         self._recorded = self._rerecorded = self._replays = self._plain = 0
 
@@ -48,9 +48,8 @@ class GraphPool:
 
         One loader's. Raises CannotRecord.
         """
-        shared = next(iter(self._living), None)
-        recording = self.device.record(compute, shared)
-        self._living.add(recording.pool)
+        recording = self.device.record(compute, next(iter(self._living), None))
+        self._living.add(recording)
         with self._lock:
             self._recorded += 1
             self._rerecorded += again

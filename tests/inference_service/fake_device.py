@@ -135,7 +135,7 @@ class FakeDevice(Device):
             for key in keys:
                 self.access(lane, key, writes=False)
 
-    def record(self, compute, pool) -> Recording:
+    def record(self, compute, beside) -> Recording:
         if self.refuses:
             raise CannotRecord(self.refuses)
         with self.lock:
@@ -146,7 +146,7 @@ class FakeDevice(Device):
                 touched, self.touched = self.touched, None
         # A recording computes nothing.
         outputs = [torch.zeros_like(value) for value in made]
-        memory = pool or Memory()
+        memory = Memory() if beside is None else beside.memory
 
         def replay() -> None:
             with self.lock:
