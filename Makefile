@@ -8,6 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The interpreter of `make gpu-check`: a GPU machine may bring a torch of its own.
 PYTHON_BIN ?= $(BIN)/python
+# So that only their imports are needed there.
+GPU_TESTS = $(shell grep -rlE 'mark\.gpu' --include='test_*.py' tests)
 # Written once setup is complete; older than what it depends on, setup runs again.
 # Test processes side by side; a file's tests stay in one, so that they share its servers.
 WORKERS ?= 2
@@ -97,10 +99,11 @@ bench-swap: setup ## swaps under load, publish to first reply, memory, store rea
 simulate: setup ## the gateway's policies in simulated time, beside baselines (ARGS="--quick")
 	@$(BIN)/python -m benchmarks.simulate $(ARGS)
 
-gpu-check: $(if $(filter $(BIN)/python,$(PYTHON_BIN)),setup) ## run what needs a GPU (PYTHON_BIN=python3 brings its own torch)
+gpu-check: $(if $(filter $(BIN)/python,$(PYTHON_BIN)),setup) ## tests and measurements that need a GPU; 77 without one (PYTHON_BIN=python3 brings its own torch; ARGS="--mib 64")
 	@$(PYTHON_BIN) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' \
-		|| { echo "gpu-check: torch finds no CUDA device here; nothing was run" >&2; exit 1; }
-	@$(PYTHON_BIN) -m pytest -m gpu $(ARGS)
+		|| { echo "gpu-check: torch finds no CUDA device here; nothing was run" >&2; exit 77; }
+	@$(PYTHON_BIN) -m pytest -m gpu $(GPU_TESTS)
+	@$(PYTHON_BIN) -m benchmarks.gpu $(ARGS)
 
 format: setup ## let ruff and buf lay out the sources
 	$(BIN)/ruff check --fix-only .

@@ -38,6 +38,9 @@ TORCH_TYPES: dict[str, torch.dtype] = {
     "FP64": torch.float64,
     "BF16": torch.bfloat16,
 }
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# What weights are published or computed in where that is asked for, by the name users write.
+SERVING_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DATATYPES: dict[torch.dtype, str] = {dtype: name for name, dtype in TORCH_TYPES.items()}
 
 # torch's reader of programs keeps its state in a global: a second thread's load would be refused.

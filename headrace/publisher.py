@@ -36,6 +36,7 @@ from headrace.lineage import Lineage
 from headrace.model import Model
 from headrace.module_config import config_of
 from headrace.program import export_program
+from headrace.serving_copy import ServingCopy
 from headrace.values import Value, close, datatype_of_value, fits, outputs_in_order, uses_bytes
 from headrace.weights import State, entries, snapshot, unwrapped
 from model_store import Store, open_store
@@ -89,6 +90,11 @@ class Publisher:
     few bits change: weights in the dtype they are served in, not FP32 masters of a large step. It
     keeps one copy of the weights in memory; "off" keeps none and stores every version in full.
 
+    `dtype` "bf16", "fp16" or "fp32" publishes the module as it is served in that datatype: floating
+    parameters and buffers are cast, inputs on their way in, outputs back to what the signature
+    says; golden data are recorded with it. It keeps a copy of the module in that datatype beside
+    the module. None publishes the datatypes that the module has. For modules that export.
+
     Raises InvalidArgument (BAD_STORE_URL, BAD_NAME, BAD_SPEC, BAD_SETTING, BAD_KEY,
     TWO_SIGNATURES), FailedPrecondition (NO_SIGNING).
     """
@@ -108,7 +114,9 @@ class Publisher:
         producer: str = "",
         deltas: Literal["auto", "off"] = "auto",
         signing_key: str | Path | None = None,
+        dtype: Literal["bf16", "fp16", "fp32"] | None = None,
     ) -> None:
+        self._serving = None if dtype is None else ServingCopy(dtype)
         if deltas not in ("auto", "off"):
             raise InvalidArgument("BAD_SETTING", f"deltas is {deltas!r}: expected 'auto' or 'off'")
         self._lineage = Lineage() if deltas == "auto" else None
@@ -148,15 +156,17 @@ class Publisher:
         torch.compile are looked through.
 
         Raises InvalidArgument (NON_FINITE, BAD_STATE, BAD_OUTPUT, NO_SIGNATURE, NOT_EXPORTABLE,
-        NEEDS_IMPORT_PATH, BAD_EXAMPLE) before anything is written, FailedPrecondition (STALE_EPOCH)
-        where a newer publisher took the model over, Unavailable where the store stays away.
+        NEEDS_IMPORT_PATH, BAD_EXAMPLE, NOT_CASTABLE) before anything is written, FailedPrecondition
+        (STALE_EPOCH) where a newer publisher took the model over, Unavailable where the store stays
+        away.
         """
         step_time_ms = wall_time_ms()
         module = unwrapped(module)
-        state = snapshot(module)
+        served = module if self._serving is None else self._serving.refilled(module)
+        state = snapshot(served)
         if self._prepared is None:
-            self._prepared = self._prepare(module, state)
-        golden, content = self._golden(module, self._prepared, state)
+            self._prepared = self._prepare(module, served, state)
+        golden, content = self._golden(served, self._prepared, state)
         tensors, blobs = entries(state)
         manifest = Manifest(
             model=self.name,
@@ -197,14 +207,19 @@ class Publisher:
     def __repr__(self) -> str:
         return f"Publisher({self.store.url!r}, {self.name!r}, last_version={self.last_version})"
 
-    def _prepare(self, module: nn.Module, state: State) -> _Prepared:
+    def _prepare(self, module: nn.Module, served: nn.Module, state: State) -> _Prepared:
+        """`served` is what is published in `module`'s place, itself where nothing is cast."""
         found = self._interface(module, state)
+        if self._serving is not None:
+            if found.signature.decoupled or uses_bytes(found.signature):
+                raise _needs_export(self._serving.name)
+            self._serving.adapt(served, found.signature, found.golden)
         stored = found.program
         config = config_of(module) or b""
         if stored is not None:
             content = _retried(lambda: self.store.read_blob(stored.digest))
             return _Prepared(found.signature, found.golden, stored, content, config)
-        made = self._made_program(module, found)
+        made = self._made_program(served, found)
         return _Prepared(found.signature, found.golden, *made, config)
 
     def _interface(self, module: nn.Module, state: State) -> Interface:
@@ -238,7 +253,7 @@ class Publisher:
             with probe.undisturbed(module):
                 content = export_program(module, found.signature, example)
         except InvalidArgument as error:
-            if path is None:
+            if path is None or self._serving is not None:
                 raise
             log.warning("not exportable: replicas need the class", path=path, why=error.message)
             kind, content = ProgramKind.IMPORT_PATH, path.encode()
@@ -330,6 +345,15 @@ class Publisher:
         failpoint("publish.after_blobs")
         vouched = manifest if self._sign is None else self._sign(manifest)
         return _retried(lambda: commit(self.store, vouched, channel=self.channel))
+
+
+def _needs_export(dtype: str) -> InvalidArgument:
+    """Why a model that runs as Python code is published in its own datatype only."""
+    return InvalidArgument(
+        "NOT_CASTABLE",
+        f"dtype is {dtype!r}, and this model runs as Python code on a replica (it generates or has "
+        "BYTES): build it in that datatype, or leave dtype out",
+    )
 
 
 def _retried(call: Callable[[], _Result]) -> _Result:

@@ -17,12 +17,18 @@ from chassis.errors import FailedPrecondition, HeadraceError
 from chassis.telemetry import logger
 from headrace.model import load_model
 from headrace.program import load_program
+from inference_service.device.device import Device
+from inference_service.device.graph_pool import GraphPool
+from inference_service.device.handover import Handover
+from inference_service.device.kinds import device_of
+from inference_service.device.pinned_staging import PinnedStaging
 from inference_service.engines.compiled import CompilationFailed, Compiled
 from inference_service.engines.compiler import Compiler
 from inference_service.engines.eager import Eager
 from inference_service.engines.engine import AS_PUBLISHED, COMPILED, EAGER, EXPORTED, Engine
 from inference_service.engines.exported import Exported
 from inference_service.engines.graph import cast_literals, move_literals, name_constants
+from inference_service.engines.graphed import Graphed
 from inference_service.instance import Instance, check_supported
 from inference_service.precision import PUBLISHED, Precision
 from inference_service.staging import AT_ONCE, Staging
@@ -37,10 +43,12 @@ _TWO_WAYS = (1e-4, 1e-3)
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """How a model is to be computed; `engine` as in the settings, save "auto"."""
+    """How a model is to be computed; `engine` as in the settings, save "auto"; whether passes are
+    recorded as CUDA graphs."""
 
     engine: str = AS_PUBLISHED
     precision: Precision = PUBLISHED
+    cuda_graphs: bool = False
 
 
 # A version runs as it was published.
@@ -52,7 +60,11 @@ def _never() -> None:
 
 
 class Architecture:
-    """Builds instances on one device. Thread-safe."""
+    """Builds the instances of one model on one device.
+
+    `lanes` is that device opened, where several models share it. Everything that a load does there
+    goes into `lane`, at the pace of `staging`.
+    """
 
     def __init__(
         self,
@@ -62,12 +74,30 @@ class Architecture:
         allow_import_path: bool,
         compiler: Compiler | None = None,
         staging: Staging = AT_ONCE,
+        lanes: Device | None = None,
     ) -> None:
         self._blobs = blobs
         self._device = device
         self._allow_import_path = allow_import_path
-        self.staging = staging
+        self._lanes = lanes or device_of(device)
+        self.lane = self._lanes.lane()
+        self._pace = staging
+        self.staging = PinnedStaging(staging, self._lanes) if self._lanes.apart else staging
         self.compiler = compiler or Compiler(device)
+        # Of all instances: a load's new one shares its memory with the one that serves.
+        self._pool = GraphPool(self._lanes)
+
+    def of_model(self, *, paced: bool) -> Architecture:
+        """The same for another model, whose loads have a lane of their own, and the same pace or
+        none."""
+        return Architecture(
+            self._blobs,
+            self._device,
+            allow_import_path=self._allow_import_path,
+            compiler=self.compiler,
+            staging=self._pace if paced else AT_ONCE,
+            lanes=self._lanes,
+        )
 
     def build(
         self,
@@ -105,11 +135,20 @@ class Architecture:
             program=manifest.program,
             signature=manifest.signature,
             device=self._device,
-            engine=engine,
+            engine=self._graphed(engine, manifest, choice),
             precision=choice.precision,
             why_not=why_not,
             staging=self.staging,
+            handover=Handover(self._lanes),
+            no_graphs=self._no_graphs(choice),
         )
+
+    def _graphed(self, engine: Engine, manifest: Manifest, choice: Choice) -> Engine:
+        """The engine, its passes recorded where the device can and the settings say so."""
+        if not choice.cuda_graphs or not self._lanes.records:
+            return engine
+        tolerance = choice.precision.widened(*_TWO_WAYS)
+        return Graphed(engine, manifest.signature, self._pool, tolerance)
 
     def _prepare(self, module: fx.GraphModule, choice: Choice) -> None:
         if self._device.type != "cpu":
@@ -153,6 +192,11 @@ class Architecture:
             return Exported(module), f"not compiled: {failure}"
         return compiled, ""
 
+    def _no_graphs(self, choice: Choice) -> str:
+        if not choice.cuda_graphs or self._lanes.records:
+            return ""
+        return f"device {self._device} records none"
+
     def _imported(self, manifest: Manifest, choice: Choice) -> Instance:
         path = self._blobs.read_blob(manifest.program.digest).decode(errors="replace")
         if not self._allow_import_path:
@@ -174,10 +218,12 @@ class Architecture:
             program=manifest.program,
             signature=manifest.signature,
             device=self._device,
-            engine=Eager(module),
+            engine=self._graphed(Eager(module), manifest, choice),
             precision=choice.precision,
             generate=model.generate,
             staging=self.staging,
+            handover=Handover(self._lanes),
+            no_graphs=self._no_graphs(choice),
             why_not="the version is an import path, which is run as Python code"
             if choice.engine in (EXPORTED, COMPILED)
             else "",

@@ -6,7 +6,7 @@ Raw bytes are little-endian and row-major, as blobs and requests carry them.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -70,11 +70,17 @@ def view_of(tensor: torch.Tensor) -> memoryview:
     return flat.view(torch.uint8).numpy().data
 
 
+def _copied(source: torch.Tensor, target: torch.Tensor) -> None:
+    target.copy_(source)
+
+
 @contextmanager
-def changing(tensor: torch.Tensor) -> Iterator[memoryview]:
+def changing(
+    tensor: torch.Tensor, copy: Callable[[torch.Tensor, torch.Tensor], None] = _copied
+) -> Iterator[memoryview]:
     """The tensor's bytes, to be changed: its own where those are contiguous and on the CPU, else a
-    copy that is copied back."""
+    copy that `copy` brings back."""
     near = tensor.detach().cpu().contiguous()
     yield view_of(near)
     if near.data_ptr() != tensor.data_ptr():
-        tensor.copy_(near)
+        copy(near, tensor)

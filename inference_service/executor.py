@@ -22,6 +22,7 @@ import torch
 from chassis.errors import HeadraceError, Unavailable
 from headrace.values import Value
 from inference_service.buffers import raw_of, value_of
+from inference_service.device.device import Device
 from inference_service.faults import answer_to
 from inference_service.generation import Generation, Generations
 from inference_service.instance import Instance
@@ -62,7 +63,7 @@ class Executor:
 
     def __init__(
         self,
-        device: torch.device,
+        device: Device,
         *,
         max_generation_s: float = DEFAULT_GENERATION_S,
         most_ahead: int = DEFAULT_MOST_AHEAD,
@@ -76,7 +77,8 @@ class Executor:
         # Work whose model's one slot is closed, in order of arrival.
         self._held: dict[ServedModel, list[Work]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._run, name=f"execute-{device}", daemon=True)
+        name = f"execute-{device.torch_device}"
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Starts the thread; finished work is handed to `loop`."""
@@ -104,6 +106,10 @@ class Executor:
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
+        with self._device.inference.entered():
+            self._work()
+
+    def _work(self) -> None:
         while True:
             try:
                 item = self._queue.get(timeout=self._generations.wait_s(time.monotonic()))
@@ -191,27 +197,33 @@ class Executor:
         instance = slot.instance
         assert instance is not None
         asked = work.inputs
+        device = self._device.torch_device
         inputs = [
-            value_of(raw, spec.datatype, shape, self._device)
+            value_of(raw, spec.datatype, shape, device)
             for raw, spec, shape in zip(asked.raw, work.signature.inputs, asked.shapes, strict=True)
         ]
         if work.sequence is not None:
             rows = asked.rows if work.signature.max_batch_size else 0
-            inputs += states_of(work.sequence, work.signature.states, rows, self._device)
+            inputs += states_of(work.sequence, work.signature.states, rows, device)
         ready = time.monotonic()
         work.input_s = ready - started
+        instance.handover.before_use()
         if work.signature.decoupled:
             # Made here, begun at its first step.
             responses = instance.generate(inputs)
             give_up_at = started + self._max_generation_s
             return Generation(work, slot, responses, give_up_at=give_up_at)
-        self._forward(work, instance, inputs, ready)
+        try:
+            self._forward(work, instance, inputs, ready)
+        finally:
+            # Also of a batch that failed half way: what it asked for may still run.
+            instance.handover.after_use()
         return None
 
     def _forward(self, work: Work, instance: Instance, inputs: list[Value], started: float) -> None:
         outputs = instance.run(inputs)
-        if self._device.type != "cpu":
-            torch.cuda.synchronize(self._device)
+        # For this lane, not for the copies of a load beside it.
+        instance.handover.wait()
         computed = time.monotonic()
         specs = work.signature.outputs
         work.outputs = [

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 
 from chassis.errors import DataLoss, FailedPrecondition
-from inference_service.buffers import changing, tensor_of
+from inference_service.buffers import tensor_of
 from inference_service.instance import Instance
 from inference_service.staging import AT_ONCE, Staging
 from model_store.blobs import Blobs
@@ -159,7 +159,7 @@ class Fill:
             tensor = target.tensors[entry.name]
             if index in self._ways[entry.name].steps and tensor.data_ptr() not in moved:
                 self._go_on()
-                with changing(tensor) as content:
+                with target.changing(entry.name) as content:
                     self._chain.apply(index, changes[entry.name], content)
                 moved.add(tensor.data_ptr())
         self._chain.forget(index)

@@ -35,19 +35,22 @@ class Following:
         bounds = SequenceBounds(
             settings.max_sequences, settings.sequence_idle_s, settings.sequence_hold_s
         )
-        self.served = ServedModel(followed, on_first_flip, bounds, one_slot=settings.slots == 1)
+        own = settings.of_model(followed.model)
+        one_slot = own.slots == 1
+        self.served = ServedModel(followed, on_first_flip, bounds, one_slot=one_slot)
         self._watcher = Watcher(store, self.served, poll_s=settings.poll_s)
         self._leases = Leases(store, self.served, ttl_s=settings.lease_s)
         self._loader = Loader(
             store,
             blobs,
             self.served,
-            architecture,
+            # With one slot callers wait for the installation: it had better be over soon.
+            architecture.of_model(paced=not one_slot),
             self._leases,
             staging_bytes=settings.staging_bytes,
             trust=trust,
-            choice=Choice(settings.engine, Precision(settings.precision)),
-            precisions=settings.precisions(),
+            choice=Choice(str(own.engine), Precision(str(own.precision)), bool(own.cuda_graphs)),
+            precisions=settings.precisions(followed.model),
             trial_budget_s=settings.auto_budget_s,
             max_stall_s=settings.max_stall_ms / 1000,
         )

@@ -92,10 +92,14 @@ class Generation:
 
     def end(self) -> None:
         """Closes the model's generator and gives the slot back."""
+        instance = self._slot.instance
         try:
             close = getattr(self._responses, "close", None)
             if close is not None:
                 close()
+            if instance is not None:
+                # The step that ended it may still run.
+                instance.handover.after_use()
         except BaseException as error:
             # A model that will not be closed: its answer has ended all the same.
             log.warning("a generator did not close", model=self.work.served.name, exc_info=error)

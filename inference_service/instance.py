@@ -9,8 +9,9 @@ what an exception means to `faults`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,8 +22,12 @@ from chassis.tensors import Signature
 from headrace.probe import Generate, named_inputs
 from headrace.program import DATATYPES, TORCH_TYPES
 from headrace.values import Value, datatype_of_value, fits, outputs_in_order
-from inference_service.buffers import view_of
+from inference_service.buffers import changing
+from inference_service.device.graph_pool import GraphCounts
+from inference_service.device.handover import Handover
+from inference_service.device.slot_memory import laid_out
 from inference_service.engines.engine import Engine
+from inference_service.engines.graphed import Graphed
 from inference_service.faults import BadOutput, reraise
 from inference_service.precision import PUBLISHED, Precision
 from inference_service.staging import AT_ONCE, Staging
@@ -38,11 +43,21 @@ class Kept:
     cast_digests: dict[tuple[str, str], str]
 
 
+@dataclass(frozen=True, slots=True)
+class GraphReport:
+    """The batch sizes recorded, what became of recordings, and why there are none."""
+
+    sizes: tuple[int, ...] = ()
+    counts: GraphCounts = field(default_factory=GraphCounts)
+    why_not: str = ""
+
+
 class Instance:
     """One build of a program. Not thread-safe: one thread at a time runs or fills it.
 
     `engine` computes with `module`'s tensors, which are cast to `precision` when they are
-    installed; `staging` says how fast. `generate` is the method of that name of a decoupled model.
+    installed; `staging` says how fast, `handover` in which order with batches. `generate` is the
+    method of that name of a decoupled model.
     """
 
     def __init__(
@@ -57,7 +72,12 @@ class Instance:
         generate: Generate | None = None,
         why_not: str = "",
         staging: Staging = AT_ONCE,
+        handover: Handover | None = None,
+        no_graphs: str = "",
     ) -> None:
+        # Why recordings that were asked for cannot be had here; "" where they can, or none were.
+        self._no_graphs = no_graphs
+        self.handover = handover or Handover()
         self.program = program
         self.signature = signature
         self.device = device
@@ -95,12 +115,13 @@ class Instance:
             return
         state = self._module.state_dict()
         if storage is not None or any(value.is_meta for value in state.values()):
-            storage = storage or {
-                name: torch.empty(
-                    value.shape, dtype=self.precision.of(value.dtype), device=self.device
-                )
-                for name, value in state.items()
-            }
+            storage = storage or laid_out(
+                {
+                    name: (self.precision.of(value.dtype), tuple(value.shape))
+                    for name, value in state.items()
+                },
+                self.device,
+            )
             self._module.load_state_dict(storage, assign=True)
         self._module.to(device=self.device, dtype=self.precision.dtype).requires_grad_(False)
         self.tensors = {name: value.detach() for name, value in self._module.state_dict().items()}
@@ -111,7 +132,7 @@ class Instance:
         target = self.tensors[entry.name]
         if target.dtype is not source.dtype:
             source = source.to(target.dtype)
-            self._cast_digests[entry.digest, entry.datatype] = self._digest(source)
+            self._cast_digests[entry.digest, entry.datatype] = self._staging.digest_of(source)
         self._staging.copy(source, target)
 
     def copy_from(self, other: Instance, name: str, entry: TensorEntry) -> bool:
@@ -151,7 +172,14 @@ class Instance:
         expected: str | None = entry.digest
         if self.is_cast(entry):
             expected = self._cast_digests.get((entry.digest, entry.datatype))
-        return self._digest(self.tensors[entry.name]) == expected
+        return self._staging.digest_of(self.tensors[entry.name]) == expected
+
+    @contextmanager
+    def changing(self, name: str) -> Iterator[memoryview]:
+        """The bytes of the tensor of that name, to be changed."""
+        tensor = self.tensors[name]
+        with changing(tensor, self._staging.copy) as content:
+            yield content
 
     def forget_others(self, manifest: Manifest) -> None:
         """Lets go of what it noted for tensors of other versions."""
@@ -159,9 +187,6 @@ class Instance:
         self._cast_digests = {
             key: value for key, value in self._cast_digests.items() if key in wanted
         }
-
-    def _digest(self, tensor: torch.Tensor) -> str:
-        return self._staging.digest(view_of(tensor))
 
     def kept(self, entries: Iterable[TensorEntry], room: int) -> Kept:
         """Copies in host memory of what lies here now of the tensors named, up to `room` bytes."""
@@ -181,6 +206,14 @@ class Instance:
             self.tensors[name].copy_(tensor)
             self.digests[name] = kept.digests[name]
 
+    @property
+    def graphs(self) -> GraphReport | None:
+        """Its recorded passes; None where none are asked for."""
+        engine = self.engine
+        if isinstance(engine, Graphed):
+            return GraphReport(tuple(engine.sizes), engine.pool.counts(), engine.why_not)
+        return GraphReport(why_not=self._no_graphs) if self._no_graphs else None
+
     def parameters(self) -> set[str]:
         """Names of the tensors that are parameters; the others are buffers."""
         return {name for name, _ in self._module.named_parameters(remove_duplicate=False)}
@@ -197,6 +230,12 @@ class Instance:
         except BaseException as error:
             reraise(error)
         return self._checked(result, self._rows(inputs))
+
+    def record(self, inputs_of: Callable[[int], list[Value]]) -> None:
+        """Lets the engine record its passes, if it does; `inputs_of` gives a batch of so many rows,
+        on the device. To be called in inference mode, after a warm-up; again it does nothing."""
+        for rows in self.engine.recorded_rows():
+            self.engine.record(self.precision.cast(inputs_of(rows)))
 
     def generate(self, inputs: Sequence[Value]) -> Iterator[list[Value]]:
         """The responses of a decoupled model, each computed when it is asked for.

@@ -109,6 +109,11 @@ class Loader:
 
     def _pursue(self) -> None:
         _preload()
+        # What this thread asks of the device goes beside the batches, not between them.
+        with self._architecture.lane.entered():
+            self._load_wanted()
+
+    def _load_wanted(self) -> None:
         while (version := self._served.wait_for_version()) is not None:
             started = time.perf_counter()
             try:
@@ -179,6 +184,7 @@ class Loader:
             self._install(refill.instance, fill)
             self._step("probe")
             rehearsal.prove(refill.instance)
+            refill.instance.handover.after_fill()
             failpoint("load.before_flip")
             self._go_on()
         except BaseException:
@@ -225,6 +231,7 @@ class Loader:
             fill,
             self._go_on,
             budget_s=self._trial_budget_s,
+            cuda_graphs=self._choice.cuda_graphs,
         )
         choice, table = trials.choose(manifest, self._precisions)
         self._served.trials = tuple(table)
@@ -271,6 +278,9 @@ class Loader:
 
     def _fill(self, slot: Slot, fresh: Instance | None, fill: Fill) -> Instance:
         self._step("fill")
+        if slot.instance is not None:
+            # Also where its memory is given back: others get it.
+            slot.instance.handover.before_fill()
         if fresh is not None:
             slot.instance = fresh
         instance = slot.instance
@@ -291,6 +301,8 @@ class Loader:
         rehearsal.warm_up(instance)
         self._step("probe")
         rehearsal.prove(instance)
+        # While nothing pins it: batches on it follow what was asked so far.
+        instance.handover.after_fill()
         failpoint("load.before_flip")
 
     def _flip(self, slot: Slot, manifest: Manifest, started: float) -> bool:

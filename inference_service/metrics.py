@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from prometheus_client import Counter, Gauge, Histogram
 
 from chassis.telemetry import REGISTRY
@@ -76,11 +78,28 @@ SEQUENCES = Gauge(
 )
 
 
+GRAPH_PASSES = Gauge(
+    "headrace_replica_graph_passes",
+    "Forward passes since the model is served: recorded, rerecorded, replayed, plain",
+    ["model", "kind"],
+    registry=REGISTRY,
+)
+
+
 STAGING_RATE = Gauge(
     "headrace_replica_staging_bytes_per_second",
     "How fast loads may copy and hash; 0 while nothing is loaded",
     registry=REGISTRY,
 )
+
+
+# Of `GraphCounts`, by what they are called in metrics.
+_GRAPH_FIELDS = {
+    "recorded": "recorded",
+    "rerecorded": "rerecorded",
+    "replayed": "replays",
+    "plain": "plain",
+}
 
 
 def watch_staging(staging: Staging) -> None:
@@ -93,12 +112,22 @@ def watch_model(served: ServedModel) -> None:
     SERVING_VERSION.labels(served.name).set_function(lambda: served.snapshot().serving_version)
     SEQUENCES.labels(served.name).set_function(served.sequences.__len__)
     VERSION_AGE.labels(served.name).set_function(lambda: served.age_ms / 1000)
+    for kind, field in _GRAPH_FIELDS.items():
+        passes = GRAPH_PASSES.labels(served.name, kind)
+        passes.set_function(partial(_passes, served, field))
+
+
+def _passes(served: ServedModel, field: str) -> int:
+    graphs = served.snapshot().engine.graphs
+    return 0 if graphs is None else int(getattr(graphs.counts, field))
 
 
 def forget_model(model: str) -> None:
     """Lets go of a model that is served no more; its counters stay."""
     SERVING_VERSION.remove(model)
     VERSION_AGE.remove(model)
+    for kind in _GRAPH_FIELDS:
+        GRAPH_PASSES.remove(model, kind)
 
 
 def on_load(model: str, result: str, seconds: float) -> None:

@@ -18,13 +18,11 @@ import torch
 
 from chassis.tensors import Signature
 from headrace.probe import tolerances
-from headrace.program import TORCH_TYPES
+from headrace.program import FLOATING, SERVING_DTYPES, TORCH_TYPES
 from headrace.values import Value
 
 AS_PUBLISHED = "published"
-FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-PRECISIONS = (AS_PUBLISHED, *_DTYPES)
+PRECISIONS = (AS_PUBLISHED, *SERVING_DTYPES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +55,7 @@ class Precision:
     @property
     def dtype(self) -> torch.dtype | None:
         """What floating tensors are cast to; None leaves each as it is."""
-        return _DTYPES.get(self.name)
+        return SERVING_DTYPES.get(self.name)
 
     def of(self, dtype: torch.dtype) -> torch.dtype:
         """What tensors of `dtype` become."""

@@ -62,6 +62,7 @@ class Refill:
                 f"{self._max_stall_s / 2:g} s, half of replica.max_stall_ms",
             )
         self.slot = slot
+        self.instance.handover.before_fill()
 
     def check_time(self) -> None:
         """Raises FailedPrecondition (STALL_TOO_LONG)."""
@@ -81,6 +82,7 @@ class Refill:
                 self._served.slots.clear()
                 return
             time.sleep(PAUSE_S)
+        self.instance.handover.after_fill()
         self._served.slots.open(self.slot)
         log.info(
             "the old weights serve again",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import EllipsisType
 from typing import TypeVar
 
@@ -42,9 +43,16 @@ class Rehearsal:
         self._golden = decode_probe(golden, signature) if golden is not None else Golden((), None)
 
     def warm_up(self, instance: Instance) -> None:
-        """Runs a few batch sizes. Raises FailedPrecondition (WARM_UP_FAILED, BAD_OUTPUT)."""
+        """Runs a few batch sizes and lets the instance record what it will repeat.
+
+        Raises FailedPrecondition (WARM_UP_FAILED, BAD_OUTPUT).
+        """
         for rows in self.sizes():
             self._answers(instance, self.inputs(rows), f"a batch of {rows} rows")
+        _explained(lambda: instance.record(partial(self._placed, instance)), "recording")
+
+    def _placed(self, instance: Instance, rows: int) -> list[Value]:
+        return [copied(value, instance.device) for value in self.inputs(rows)]
 
     def sizes(self) -> list[int]:
         """A small, a middle and the largest batch; 0 for a model without a batch dimension."""
@@ -53,13 +61,13 @@ class Rehearsal:
 
     def timed(self, instance: Instance, rows: int) -> float:
         """Seconds of one forward pass of `rows` rows. Raises what `warm_up` does."""
-        placed = [copied(value, instance.device) for value in self.inputs(rows)]
+        placed = self._placed(instance, rows)
 
         def compute() -> float:
+            instance.handover.wait()
             started = time.perf_counter()
             instance.run(placed)
-            if instance.device.type != "cpu":
-                torch.cuda.synchronize(instance.device)
+            instance.handover.wait()
             return time.perf_counter() - started
 
         return _explained(compute, f"a batch of {rows} rows")

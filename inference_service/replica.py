@@ -10,9 +10,6 @@ import asyncio
 import time
 from collections.abc import Mapping
 
-import torch
-
-from chassis.errors import InvalidArgument
 from chassis.oip import SERVICE as INFERENCE_SERVICE
 from chassis.protection import protection_of
 from chassis.rest.server import HttpServer
@@ -22,6 +19,7 @@ from chassis.telemetry import logger
 from inference_service import metrics
 from inference_service.admission import Admission
 from inference_service.architecture import Architecture
+from inference_service.device.kinds import open_device
 from inference_service.distribution import Distribution
 from inference_service.engines.compiler import Compiler
 from inference_service.executor import Executor
@@ -60,10 +58,12 @@ class Replica:
         self._store = store
         self._distribution = Distribution.of(settings, store)
         blobs = self._distribution.blobs
-        device = checked_device(settings.device)
+        device = open_device(settings.device)
         self.staging = open_staging(settings)
         self._compiler = Compiler(
-            device, folder=settings.compile_dir, timeout_s=settings.compile_timeout_s
+            device.torch_device,
+            folder=settings.compile_dir,
+            timeout_s=settings.compile_timeout_s,
         )
         self.repository = Repository(
             settings,
@@ -71,10 +71,11 @@ class Replica:
             blobs,
             Architecture(
                 blobs,
-                device,
+                device.torch_device,
                 allow_import_path=settings.allow_import_path,
                 compiler=self._compiler,
                 staging=self.staging,
+                lanes=device,
             ),
             on_change=self._announce_if_ready,
             on_first_flip=self._on_first_flip,
@@ -107,7 +108,7 @@ class Replica:
             max_stream_requests=settings.max_stream_requests,
             limits=settings.limits(settings.max_message_bytes),
             memory=settings.open_shared_memory(),
-            device=open_cuda() if device.type == "cuda" else None,
+            device=open_cuda() if device.torch_device.type == "cuda" else None,
         )
         self.http = HttpServer(
             self._servicer,
@@ -229,19 +230,8 @@ class Replica:
 
 def open_staging(settings: ReplicaSettings) -> Staging:
     """What paces loads, as the settings say."""
-    # With one slot callers wait for the installation: it had better be over soon.
-    if not settings.pace_staging or settings.slots == 1:
+    slots = {settings.slots, *(own.slots for own in settings.per_model.values())}
+    # A model with one slot is not paced.
+    if not settings.pace_staging or 2 not in slots:
         return Staging()
     return Paced(StagingRate(floor=settings.staging_floor_bytes_s))
-
-
-def checked_device(name: str) -> torch.device:
-    """The torch device of that name. Raises InvalidArgument (NO_DEVICE)."""
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InvalidArgument(
-            "NO_DEVICE",
-            f"setting replica.device: torch finds {torch.cuda.device_count()} CUDA devices here, "
-            f"not {name}",
-        )
-    return device

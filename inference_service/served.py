@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from chassis.clock import wall_time_ms
 from chassis.provenance import Provenance
 from chassis.tensors import Signature
+from inference_service.instance import GraphReport
 from inference_service.policy.pursuit import Pursuit
 from inference_service.sequences import SequenceBounds, Sequences
 from inference_service.settings import Followed
@@ -60,12 +61,13 @@ class Progress:
 @dataclass(frozen=True, slots=True)
 class EngineReport:
     """What computes: engine and precision, "" before the first version; `why_not` where it is not
-    what the settings ask for; `trials` where it was measured."""
+    what the settings ask for; `trials` where it was measured; `graphs` where some are asked for."""
 
     engine: str = ""
     precision: str = ""
     why_not: str = ""
     trials: tuple[Trial, ...] = ()
+    graphs: GraphReport | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +340,11 @@ class ServedModel:
         if instance is None:
             return EngineReport(trials=self.trials)
         return EngineReport(
-            instance.engine.name, instance.precision.name, instance.why_not, self.trials
+            instance.engine.name,
+            instance.precision.name,
+            instance.why_not,
+            self.trials,
+            instance.graphs,
         )
 
 

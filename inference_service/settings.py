@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_settings import NoDecode
 
 from chassis.connections import DEFAULT_MESSAGE_BYTES, Access, access_of_files
 from chassis.content_settings import ContentSettings
@@ -14,7 +16,7 @@ from chassis.errors import InvalidArgument
 from chassis.names import checked_name
 from chassis.protection import ProtectedSettings
 from chassis.rest.settings import HttpSettings
-from chassis.settings import CommaSeparated
+from chassis.settings import CommaSeparated, nearest
 from chassis.tls import ClientTls
 
 DEFAULT_CHANNEL = "stable"
@@ -29,6 +31,42 @@ class Followed:
 
     model: str
     channel: str
+
+
+Engine = Literal["published", "eager", "exported", "compiled", "auto"]
+PrecisionName = Literal["published", "fp32", "bf16", "fp16"]
+
+
+class ModelSettings(BaseModel):
+    """How one model is computed; None is what the replica's setting of that name says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: Engine | None = None
+    precision: PrecisionName | None = None
+    slots: int | None = Field(default=None, ge=1, le=2)
+    cuda_graphs: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, values: Any) -> Any:
+        for key in values if isinstance(values, dict) else ():
+            if key not in cls.model_fields:
+                raise ValueError(f"{key!r} is unknown; {nearest(str(key), cls.model_fields)}")
+        return values
+
+
+def _object(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError('expected a JSON object such as {"clicks": {"slots": 1}}') from None
+
+
+# Of models by name; the environment and flags write it as JSON.
+PerModel = Annotated[dict[str, ModelSettings], NoDecode, BeforeValidator(_object)]
 
 
 class ReplicaSettings(ContentSettings, HttpSettings, ProtectedSettings):
@@ -60,9 +98,15 @@ class ReplicaSettings(ContentSettings, HttpSettings, ProtectedSettings):
     # How forward passes are computed: as the version was published (its exported graph, or its
     # class installed here), "compiled" (a minute at the first load, needs g++), or "auto": what is
     # fastest at the first load. A program that cannot have it runs as published; status says why.
-    engine: Literal["published", "eager", "exported", "compiled", "auto"] = "published"
+    engine: Engine = "published"
     # What floating tensors of the weights, inputs and states are cast to.
-    precision: Literal["published", "fp32", "bf16", "fp16"] = "published"
+    precision: PrecisionName = "published"
+    # Whether forward passes are recorded as CUDA graphs, one for each of a dozen batch sizes, at a
+    # model's first load. Takes device memory for the largest pass once more. Off: which models gain
+    # is to be measured.
+    cuda_graphs: bool = False
+    # `engine`, `precision`, `slots` and `cuda_graphs` of single models of `models`, by name.
+    per_model: PerModel = {}
     # With engine "auto": the precisions it may choose from, beside `precision`, and seconds that
     # measuring may take, compiling included; nothing serves meanwhile.
     auto_precisions: CommaSeparated = ()
@@ -159,8 +203,17 @@ class ReplicaSettings(ContentSettings, HttpSettings, ProtectedSettings):
         files = ClientTls(self.peer_ca, self.peer_cert, self.peer_key, self.peer_server_name)
         return access_of_files(files, self.peer_token_file, setting="replica.peer")
 
-    def precisions(self) -> tuple[str, ...]:
-        """What "auto" chooses from, `precision` first. Raises InvalidArgument (BAD_SETTING)."""
+    def of_model(self, model: str) -> ModelSettings:
+        """What holds for `model`, nothing left out."""
+        own = self.per_model.get(model, ModelSettings()).model_dump(exclude_none=True)
+        shared = {name: getattr(self, name) for name in ModelSettings.model_fields}
+        return ModelSettings.model_validate(shared | own)
+
+    def precisions(self, model: str) -> tuple[str, ...]:
+        """What "auto" chooses from for `model`, its `precision` first.
+
+        Raises InvalidArgument (BAD_SETTING).
+        """
         unknown = sorted(set(self.auto_precisions) - set(PRECISIONS))
         if unknown:
             raise InvalidArgument(
@@ -168,7 +221,7 @@ class ReplicaSettings(ContentSettings, HttpSettings, ProtectedSettings):
                 f"setting replica.auto_precisions: {unknown[0]!r} is none of "
                 + ", ".join(PRECISIONS),
             )
-        return tuple(dict.fromkeys((self.precision, *self.auto_precisions)))
+        return tuple(dict.fromkeys((str(self.of_model(model).precision), *self.auto_precisions)))
 
     def followed(self) -> tuple[Followed, ...]:
         """The models and channels named. Raises InvalidArgument (BAD_SETTING, BAD_NAME)."""
@@ -179,6 +232,13 @@ class ReplicaSettings(ContentSettings, HttpSettings, ProtectedSettings):
                 "BAD_SETTING",
                 f"setting replica.models: expected one or more different models, got {names}",
             )
+        for name in self.per_model:
+            if name not in names:
+                raise InvalidArgument(
+                    "BAD_SETTING",
+                    f"setting replica.per_model: model {name!r} is none of replica.models; "
+                    + nearest(name, names),
+                )
         return found
 
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 import torch
 
+from inference_service.buffers import view_of
 from inference_service.policy.staging_rate import StagingRate, StagingSnapshot
 from model_store.blobs import PART_BYTES
 from model_store.digests import digest, digest_in_parts
@@ -37,9 +38,17 @@ class Staging:
         """Copies to a tensor of the same shape, of any device and datatype."""
         target.copy_(source)
 
+    def alone(self) -> bool:
+        """Whether nobody is held up, so that every core may be used."""
+        return True
+
     def digest(self, view: memoryview) -> str:
         """The digest of the bytes."""
         return digest(view)
+
+    def digest_of(self, tensor: torch.Tensor) -> str:
+        """The digest of the tensor's bytes, wherever it lies."""
+        return self.digest(view_of(tensor))
 
     def snapshot(self) -> StagingSnapshot:
         """The numbers, all zero where nothing is paced."""
@@ -99,6 +108,10 @@ class Paced(Staging):
         """The numbers."""
         with self._lock:
             return self._rate.snapshot()
+
+    def alone(self) -> bool:
+        """Whether no batch was answered lately."""
+        return self._alone()
 
     def _alone(self) -> bool:
         with self._lock:

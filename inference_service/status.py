@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from chassis.call import Call
 from inference_service.admission import Admission
+from inference_service.instance import GraphReport
 from inference_service.policy.staging_rate import StagingSnapshot
 from inference_service.readiness import Readiness
 from inference_service.served import EngineReport, ServedModel, ServedSnapshot
@@ -93,9 +94,19 @@ def _add_model(reply: replica_pb2.ReplicaGetStatusResponse, snapshot: ServedSnap
         )
 
 
+def _set_graphs(target: replica_pb2.GraphStatus, report: GraphReport) -> None:
+    counts = report.counts
+    target.sizes.extend(report.sizes)
+    target.recorded, target.rerecorded = counts.recorded, counts.rerecorded
+    target.replays, target.plain = counts.replays, counts.plain
+    target.why_not = report.why_not
+
+
 def _set_engine(target: replica_pb2.EngineStatus, report: EngineReport) -> None:
     target.engine, target.precision = report.engine, report.precision
     target.why_not = report.why_not
+    if report.graphs is not None:
+        _set_graphs(target.graphs, report.graphs)
     for trial in report.trials:
         added = target.trials.add(
             engine=trial.engine, precision=trial.precision, why_not=trial.why_not

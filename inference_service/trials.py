@@ -42,11 +42,15 @@ class Trial:
     why_not: str = ""
 
 
-def candidates(manifest: Manifest, precisions: Sequence[str]) -> list[Choice]:
+def candidates(
+    manifest: Manifest, precisions: Sequence[str], *, cuda_graphs: bool = False
+) -> list[Choice]:
     """What a version can be computed by, that as published first; one precision's together."""
     exported = manifest.program.kind is ProgramKind.EXPORTED
     engines = (AS_PUBLISHED, COMPILED) if exported else (AS_PUBLISHED,)
-    return [Choice(engine, Precision(name)) for name in precisions for engine in engines]
+    return [
+        Choice(engine, Precision(name), cuda_graphs) for name in precisions for engine in engines
+    ]
 
 
 def best_of(trials: Iterable[Trial]) -> int:
@@ -81,7 +85,9 @@ class Trials:
         go_on: Callable[[], None],
         *,
         budget_s: float,
+        cuda_graphs: bool = False,
     ) -> None:
+        self._cuda_graphs = cuda_graphs
         self._architecture = architecture
         self._rehearsal = rehearsal
         self._fill = fill
@@ -90,7 +96,7 @@ class Trials:
 
     def choose(self, manifest: Manifest, precisions: Sequence[str]) -> tuple[Choice, list[Trial]]:
         """The choice and the table behind it. Raises what `Architecture.build` and `fill` do."""
-        choices = candidates(manifest, precisions)
+        choices = candidates(manifest, precisions, cuda_graphs=self._cuda_graphs)
         if len(choices) == 1 or manifest.signature.decoupled:
             return choices[0], []
         over_at = time.monotonic() + self._budget_s

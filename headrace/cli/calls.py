@@ -97,8 +97,11 @@ def engine_text(model: replica_pb2.ReplicaModelStatus) -> str:
     """ "compiled, bf16" or "exported (not compiled: ...)"."""
     engine = model.engine
     precision = engine.precision if engine.precision not in ("", "published") else ""
-    text = ", ".join(filter(None, (engine.engine, precision)))
-    return f"{text} ({engine.why_not})" if engine.why_not else text
+    graphs = "graphs" if engine.graphs.sizes else ""
+    text = ", ".join(filter(None, (engine.engine, precision, graphs)))
+    no_graphs = f"no graphs: {engine.graphs.why_not}" if engine.graphs.why_not else ""
+    why_not = "; ".join(filter(None, (engine.why_not, no_graphs)))
+    return f"{text} ({why_not})" if why_not else text
 
 
 def trial_rows(address: str, status: replica_pb2.ReplicaGetStatusResponse) -> list[Row]:

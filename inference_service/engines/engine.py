@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -26,7 +26,8 @@ AUTO = "auto"
 class Engine(ABC):
     """Computes forward passes of one build. Not thread-safe."""
 
-    name: ClassVar[str]
+    # Which kind it is.
+    name: str
 
     @abstractmethod
     def bind(self, storage: Mapping[str, torch.Tensor]) -> None:
@@ -42,3 +43,14 @@ class Engine(ABC):
         Raises what the model's code raises, and InvalidArgument (UNSUPPORTED_SHAPE,
         UNSUPPORTED_VALUE) for inputs that it cannot compute.
         """
+
+    def recorded_rows(self) -> Sequence[int]:
+        """The batch sizes to be given to `record`, in this order; none where nothing is recorded.
+
+        0 stands for a model without a batch dimension.
+        """
+        return ()
+
+    def record(self, inputs: Sequence[Value]) -> None:
+        """Records the pass of inputs like these, unless that is done or cannot be."""
+        raise NotImplementedError(f"engine {self.name} records nothing")

@@ -386,8 +386,15 @@ def test_a_version_that_the_precision_ruins_is_refused(line, store_url):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.timeout(COMPILING_S)
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("engine", [EXPORTED, COMPILED])
+@pytest.mark.parametrize(
+    ("engine", "precision"),
+    # Compiling takes a minute each.
+    [
+        *((EXPORTED, precision) for precision in PRECISIONS),
+        (COMPILED, "published"),
+        (COMPILED, "bf16"),
+    ],
+)
 def test_engines_on_a_gpu(engine, precision, store):
     cuda = torch.device("cuda:0")
     architecture = Architecture(store, cuda, allow_import_path=True)

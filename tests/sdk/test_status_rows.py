@@ -25,3 +25,19 @@ def test_the_failure_shown_is_that_of_the_version_wanted():
 
 def test_the_error_of_the_store_is_shown():
     assert row(wanted=1, store_error="STORE_EVICTS: why")["store_error"] == "STORE_EVICTS: why"
+
+
+def test_what_computes_is_shown_and_why_it_is_not_what_was_asked_for():
+    def shown(**engine):
+        status = replica_pb2.ReplicaGetStatusResponse()
+        status.models.add(model="clicks", engine=replica_pb2.EngineStatus(**engine))
+        return replica_rows("127.0.0.1:1", status)[0]["engine"]
+
+    graphs = replica_pb2.GraphStatus
+    assert shown(engine="exported", precision="published") == "exported"
+    assert shown(engine="compiled", precision="bf16", graphs=graphs(sizes=[1, 2])) == (
+        "compiled, bf16, graphs"
+    )
+    assert shown(engine="eager", why_not="no g++", graphs=graphs(why_not="device cpu")) == (
+        "eager (no g++; no graphs: device cpu)"
+    )

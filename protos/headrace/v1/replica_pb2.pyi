@@ -61,17 +61,35 @@ class EngineTrial(_message.Message):
     why_not: str
     def __init__(self, engine: _Optional[str] = ..., precision: _Optional[str] = ..., sizes: _Optional[_Iterable[_Union[EngineTrial.Size, _Mapping]]] = ..., why_not: _Optional[str] = ...) -> None: ...
 
+class GraphStatus(_message.Message):
+    __slots__ = ("sizes", "recorded", "rerecorded", "replays", "plain", "why_not")
+    SIZES_FIELD_NUMBER: _ClassVar[int]
+    RECORDED_FIELD_NUMBER: _ClassVar[int]
+    RERECORDED_FIELD_NUMBER: _ClassVar[int]
+    REPLAYS_FIELD_NUMBER: _ClassVar[int]
+    PLAIN_FIELD_NUMBER: _ClassVar[int]
+    WHY_NOT_FIELD_NUMBER: _ClassVar[int]
+    sizes: _containers.RepeatedScalarFieldContainer[int]
+    recorded: int
+    rerecorded: int
+    replays: int
+    plain: int
+    why_not: str
+    def __init__(self, sizes: _Optional[_Iterable[int]] = ..., recorded: _Optional[int] = ..., rerecorded: _Optional[int] = ..., replays: _Optional[int] = ..., plain: _Optional[int] = ..., why_not: _Optional[str] = ...) -> None: ...
+
 class EngineStatus(_message.Message):
-    __slots__ = ("engine", "precision", "why_not", "trials")
+    __slots__ = ("engine", "precision", "why_not", "trials", "graphs")
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     WHY_NOT_FIELD_NUMBER: _ClassVar[int]
     TRIALS_FIELD_NUMBER: _ClassVar[int]
+    GRAPHS_FIELD_NUMBER: _ClassVar[int]
     engine: str
     precision: str
     why_not: str
     trials: _containers.RepeatedCompositeFieldContainer[EngineTrial]
-    def __init__(self, engine: _Optional[str] = ..., precision: _Optional[str] = ..., why_not: _Optional[str] = ..., trials: _Optional[_Iterable[_Union[EngineTrial, _Mapping]]] = ...) -> None: ...
+    graphs: GraphStatus
+    def __init__(self, engine: _Optional[str] = ..., precision: _Optional[str] = ..., why_not: _Optional[str] = ..., trials: _Optional[_Iterable[_Union[EngineTrial, _Mapping]]] = ..., graphs: _Optional[_Union[GraphStatus, _Mapping]] = ...) -> None: ...
 
 class ReplicaModelStatus(_message.Message):
     __slots__ = ("model", "channel", "serving_version", "wanted_version", "step", "age_ms", "behind_ms", "slots", "failures", "swaps", "last_load_ms", "load_step", "first_reply_ms", "engine")
