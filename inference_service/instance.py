@@ -22,7 +22,7 @@ from chassis.tensors import Signature
 from headrace.probe import Generate, named_inputs
 from headrace.program import DATATYPES, TORCH_TYPES
 from headrace.values import Value, datatype_of_value, fits, outputs_in_order
-from inference_service.buffers import changing
+from inference_service.buffers import changing, view_of
 from inference_service.device.graph_pool import GraphCounts
 from inference_service.device.handover import Handover
 from inference_service.device.slot_memory import laid_out
