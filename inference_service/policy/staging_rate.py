@@ -174,14 +174,15 @@ class StagingRate:
         return self._staged / seconds if seconds > 0 else MOST_RATE
 
     def _limit(self, now: float) -> float:
-        _forget(self._calm, now - LASTING_S)
+        # Where loads leave no calm, what was calm last still says what is slow.
+        _forget(self._calm, now - LASTING_S, keep=LEAST_SAMPLES)
         if len(self._calm) < LEAST_SAMPLES:
             return float("inf")
         return _WORSE * _p99(self._calm) + _SLACK_S
 
 
-def _forget(samples: deque[tuple[float, float]], before: float) -> None:
-    while samples and samples[0][0] < before:
+def _forget(samples: deque[tuple[float, float]], before: float, keep: int = 0) -> None:
+    while len(samples) > keep and samples[0][0] < before:
         samples.popleft()
 
 

@@ -55,7 +55,7 @@ class Device:
             self.copy(self.now + PERIOD_S)
             self.batch(self.staged - before)
         for _ in range(self.loads):
-            self.rate.on_end()
+            self.rate.on_end(now=self.now)
         return self.now - began
 
     def copy(self, until: float) -> None:
@@ -109,13 +109,35 @@ def test_batches_feel_a_fraction_of_what_they_would(drag, part):
     assert device.staged > 20 * FLOOR
 
 
-def test_copies_that_disturb_nobody_are_let_go_ever_faster():
+def test_copies_that_disturb_nobody_are_never_held_back():
     device = Device(0.0)
     assert beside(device, lambda d: d.load(10)) < 1.1
-    first, device.staged = device.staged, 0
-    device.load(10)
-    assert device.staged > 1.5 * first
+    assert device.staged == pytest.approx(10 * BANDWIDTH, rel=0.01)
     assert device.rate.snapshot().decreases == 0
+
+
+def test_loads_without_a_pause_are_held_back_for_as_long_as_they_last():
+    unpaced, paced = Device(8.0, paced=False), Device(8.0)
+    for device in (unpaced, paced):
+        device.calm(5)
+        for _ in range(10):
+            device.load(60)
+        device.spans.clear()
+        device.load(60)
+    assert p99(paced.spans) < 0.3 * p99(unpaced.spans)
+
+
+def test_a_load_that_comes_seldom_is_felt_by_fewer_than_one_in_a_hundred():
+    device = Device(8.0)
+    device.calm(70)
+    calm = p99(device.spans)
+    device.spans.clear()
+    seconds = []
+    for _ in range(20):
+        seconds.append(device.load(size=64 * MIB))
+        device.calm(10)
+    assert p99(device.spans) < 1.1 * calm
+    assert max(seconds) < 0.05
 
 
 def test_the_more_they_disturb_the_slower_they_go():
