@@ -11,6 +11,7 @@ from threading import Event, Lock
 from typing import TypeVar
 
 from model_store.records import Blob, Channel, Lease, Manifest, Removal
+from model_store.rollout import Rollout
 from model_store.store import Store
 
 _R = TypeVar("_R")
@@ -133,6 +134,7 @@ class FaultyStore(Store):
         expected_revision: int,
         epoch: int = 0,
         held: bool = False,
+        rollout: Rollout | None = None,
         reason: str,
     ) -> Channel:
         return self._do(
@@ -144,6 +146,7 @@ class FaultyStore(Store):
                 expected_revision=expected_revision,
                 epoch=epoch,
                 held=held,
+                rollout=rollout,
                 reason=reason,
             ),
         )
