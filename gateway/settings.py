@@ -88,6 +88,11 @@ class GatewaySettings(ContentSettings, HttpSettings, ProtectedSettings):
     # Responses of decoupled requests that wait on one stream for their caller to read; then they
     # wait at the replica. More would only be thrown away when the caller leaves.
     max_stream_responses: int = Field(64, ge=1)
+    # Whether requests that name no version go only to endpoints whose version began to serve at the
+    # newest revision of its channel, so that nobody's answers ever go back to an older one. Meant
+    # for versions that are loaded everywhere before they serve (docs/rollouts.md): with others, the
+    # endpoint that loads first answers alone until the rest has loaded.
+    monotonic_versions: bool = False
     # Levels of the parameter `priority`; 1 leaves first.
     priority_levels: int = Field(3, ge=1, le=1000)
     # Level of requests that name none, or one that is not: with one level above, one below.
