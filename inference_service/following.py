@@ -36,7 +36,12 @@ class Following:
             settings.max_sequences, settings.sequence_idle_s, settings.sequence_hold_s
         )
         self.served = ServedModel(followed, on_first_flip, bounds, one_slot=settings.slots == 1)
-        self._watcher = Watcher(store, self.served, poll_s=settings.poll_s)
+        self._watcher = Watcher(
+            store,
+            self.served,
+            poll_s=settings.poll_s,
+            candidate_channel=settings.candidate_channel,
+        )
         self._leases = Leases(store, self.served, ttl_s=settings.lease_s)
         self._loader = Loader(
             store,
