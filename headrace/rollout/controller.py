@@ -15,24 +15,13 @@ from typing import Protocol
 from chassis.clock import wall_time_ms
 from chassis.errors import Aborted, FailedPrecondition, HeadraceError
 from chassis.telemetry import logger
-from headrace.policy.evidence import Evidence, evidence_of
-from headrace.policy.rollout import (
-    Abort,
-    Advance,
-    Base,
-    Promote,
-    Verdict,
-    Wait,
-    decide,
-    stage_words,
-)
+from headrace.policy.evidence import Evidence
+from headrace.policy.rollout import Abort, Advance, Promote, Verdict, Wait, stage_words
 from headrace.rollout.beginning import is_new, start
-from headrace.rollout.gateways import Answer, views_of
 from headrace.rollout.notes import Notes
-from headrace.rollout.standing import Standing, figures_of
+from headrace.rollout.standing import Asked, Standing, figures_of, look_at
 from model_store import promotion
 from model_store.promotion import CANARY, STABLE
-from model_store.publication import existing_channel
 from model_store.records import Channel
 from model_store.rollout import Rollout, RolloutPlan
 from model_store.store import Store
@@ -56,13 +45,6 @@ class Stop(Protocol):
 
     def wait(self, timeout: float) -> bool:
         """Waits for it, at most so many seconds; whether it came."""
-
-
-class Asked(Protocol):
-    """Who knows what gateways see; `headrace.rollout.gateways.Gateways` is one."""
-
-    def rollout(self, model: str) -> dict[str, Answer]:
-        """What each gateway sees of the model's rollout, by its name."""
 
 
 class Controller:
@@ -117,25 +99,6 @@ class Controller:
         self._ready_at = {key: at for key, at in self._ready_at.items() if key in running}
         return found
 
-    def standing(self, seen: Channel, rollout: Rollout) -> Standing:
-        """What there is to say of `rollout`, which runs in `seen`; moves nothing.
-
-        Raises NotFound (CHANNEL_NOT_FOUND), and what the store raises.
-        """
-        base = existing_channel(self._store, seen.model, rollout.against)
-        answers = self._gateways.rollout(seen.model)
-        evidence = evidence_of(views_of(answers), version=seen.version, revision=seen.revision)
-        elapsed_s = max(0.0, (self._wall_ms() - seen.history[-1].move_time_ms) / 1000)
-        verdict = decide(
-            rollout,
-            evidence,
-            Base(base.version, base.held),
-            elapsed_s=elapsed_s,
-            ready_s=self._ready_s(seen, evidence),
-        )
-        errors = {name: answer.error for name, answer in answers.items() if answer.error}
-        return Standing(seen, rollout, evidence, errors, verdict, elapsed_s)
-
     def _named(self) -> Sequence[str]:
         if self._models:
             return self._models
@@ -159,7 +122,14 @@ class Controller:
         return standings
 
     def _carry_on(self, channel: Channel, rollout: Rollout) -> Standing:
-        standing = self.standing(channel, rollout)
+        standing = look_at(
+            self._store,
+            self._gateways,
+            channel,
+            rollout,
+            ready_for=lambda evidence, _elapsed_s: self._ready_s(channel, evidence),
+            wall_ms=self._wall_ms,
+        )
         self._note_errors(standing)
         self._note_verdict(standing)
         self._told(standing)

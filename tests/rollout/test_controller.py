@@ -189,17 +189,17 @@ def test_who_moved_first_is_looked_at_again(store):
 
 def test_new_versions_begin_by_themselves_once(store):
     plan = RolloutPlan(shares=(0.1,), stage_s=0.0, min_requests=10)
-    with FakeGateway(store, failing=1.0) as gateway:
-        with watching(store, gateway, auto=plan) as seen:
-            assert seen.look() is None
-            assert (seen.canary.version, seen.canary.rollout.plan) == (2, plan)
-            assert isinstance(seen.look(), Abort)
-            # Given up is given up.
-            assert seen.look() is None and seen.look() is None
-            gateway.failing = 0.0
-            publish(store, stored(store, 3), channel="canary")
-            seen.look()
-            assert isinstance(seen.look(), Promote)
+    gateway = FakeGateway(store, failing=1.0)
+    with gateway, watching(store, gateway, auto=plan) as seen:
+        assert seen.look() is None
+        assert (seen.canary.version, seen.canary.rollout.plan) == (2, plan)
+        assert isinstance(seen.look(), Abort)
+        # Given up is given up.
+        assert seen.look() is None and seen.look() is None
+        gateway.failing = 0.0
+        publish(store, stored(store, 3), channel="canary")
+        seen.look()
+        assert isinstance(seen.look(), Promote)
     assert seen.stable.version == 3
 
 
@@ -262,10 +262,10 @@ def test_each_decision_is_logged_with_its_figures(store):
 def test_it_ends_when_it_is_told_to(store):
     begin(store, MODEL, plan=PLAN)
     stop = threading.Event()
-    with FakeGateway(store) as gateway:
-        with watching(store, gateway, told=lambda _standing: stop.set()) as seen:
-            seen.passed_s = 0.0
-            seen.controller.run(stop, poll_s=0.001)
+    told = lambda _standing: stop.set()  # noqa: E731
+    with FakeGateway(store) as gateway, watching(store, gateway, told=told) as seen:
+        seen.passed_s = 0.0
+        seen.controller.run(stop, poll_s=0.001)
     assert seen.canary.rollout.running
 
 
