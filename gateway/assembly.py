@@ -46,7 +46,6 @@ from gateway.statistics import Ledger
 
 log = logger(__name__)
 MILLISECONDS = 1000
-LOOPBACK = "127.0.0.1"
 # What the drain did not finish is cut off soon: open health watches would else hold the server.
 LAST_GRACE_S = 0.5
 # gRPC cancels calls that it has read but not handed over when a server stops; a client cannot tell
@@ -162,7 +161,9 @@ class Gateway:
             protection=protection,
         )
         self._admin = RpcServer(
-            LOOPBACK, max(settings.admin_port, 0), protection=protection.without_quotas()
+            settings.admin_host,
+            max(settings.admin_port, 0),
+            protection=protection.without_quotas(),
         )
         self._admin.add_service(admin.SERVICE, self._admin_servicer())
         self._admin.add_service(SERVICE, self._servicer, control=True)

@@ -30,8 +30,10 @@ class GatewaySettings(ContentSettings, HttpSettings, ProtectedSettings):
     http_port: int = Field(8000, ge=-1, le=65535)
     # Prometheus over HTTP on the same host; 0 picks a free port, -1 is off.
     metrics_port: int = Field(8002, ge=-1, le=65535)
-    # GatewayAdmin and the inference service with control over it, always on loopback: whoever
-    # reaches it takes endpoints out, loads models; 0 picks a free port, -1 is off.
+    # GatewayAdmin and the inference service with control over it: whoever reaches it takes
+    # endpoints out, loads models. Hence a host of its own, loopback unless a controller of rollouts
+    # elsewhere has to ask; 0 picks a free port, -1 is off.
+    admin_host: str = "127.0.0.1"
     admin_port: int = Field(8003, ge=-1, le=65535)
     # Whether every client of `port` may load and unload models and set traces and logs as well.
     # Where an auth file asks who they are, those with the role `control` may, on every port.
