@@ -49,7 +49,7 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Shadow:
-    """Copies that the candidate computed, beside what callers got: `batches`, less `failed` ones.
+    """Copies that the candidate was given, beside what callers got: `failed` of all `batches`.
 
     `changed_rows` of the `rows` compared have their largest value at another place.
     """
@@ -94,8 +94,8 @@ class View:
 class Evidence:
     """The figures of all gateways that have heard of the stage, and which have not.
 
-    `silent` did not answer, `empty` have no endpoint for the model, `behind` speak of an earlier
-    stage or none; their figures are left out.
+    `silent` did not answer, `empty` have no endpoint for the model, `behind` speak of another stage
+    or candidate; their figures are left out. One that knows of no candidate has it ready nowhere.
     """
 
     gateways: int = 0
@@ -137,7 +137,7 @@ def evidence_of(views: Mapping[str, View | None], *, version: int, revision: int
         gateways=len(views),
         silent=silent,
         empty=empty,
-        behind=tuple(name for name in known if name not in heard),
+        behind=tuple(name for name, view in known.items() if view.version and name not in heard),
         endpoints=sum(view.endpoints for view in known.values()),
         ready_endpoints=sum(view.ready_endpoints for view in heard.values()),
         candidate=candidate,

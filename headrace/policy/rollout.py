@@ -222,7 +222,7 @@ def _unready(evidence: Evidence) -> Iterator[tuple[str, str]]:
     for need, names, words in (
         ("gateways", evidence.silent, "does not answer"),
         ("endpoints", evidence.empty, "has no endpoint for the model"),
-        ("stage", evidence.behind, "has not heard of the stage"),
+        ("stage", evidence.behind, "speaks of another stage"),
     ):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -251,8 +251,7 @@ def _unscored(rollout: Rollout, evidence: Evidence) -> Iterator[tuple[str, str]]
 def _failures(evidence: Evidence) -> tuple[int, int]:
     """Failed and all that the candidate was asked: copies that fail are no better than requests."""
     candidate, shadow = evidence.candidate, evidence.shadow
-    copies = shadow.batches + shadow.failed
-    return candidate.failed + shadow.failed, candidate.requests + copies
+    return candidate.failed + shadow.failed, candidate.requests + shadow.batches
 
 
 def _times(evidence: Evidence) -> float:

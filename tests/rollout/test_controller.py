@@ -111,7 +111,7 @@ def test_a_gateway_that_is_silent_or_has_not_heard_holds_it_up(store):
     with FakeGateway(store) as good, FakeGateway(store, deaf=True) as other:
         with watching(store, good, other) as seen:
             seen.look()
-            assert "has not heard of the stage" in seen.look().reason
+            assert "ready on 2 of 4 endpoints" in seen.look().reason
             other.deaf, other.ready = False, 1
             assert "ready on 3 of 4 endpoints" in seen.look().reason
             other.close()

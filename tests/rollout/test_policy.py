@@ -57,7 +57,7 @@ def test_without_every_endpoint_nothing_goes_on():
         assert "ready on 1 of 2 endpoints" in lacking.reason
     assert needs(evidence=seen(GOOD, silent=("a:1",))) == ("gateways",)
     words = decided(seen(GOOD, behind=("a:1", "b:1"))).reason
-    assert words == "gateway a:1 and 1 more has not heard of the stage"
+    assert words == "gateway a:1 and 1 more speaks of another stage"
 
 
 def test_a_share_of_nothing_needs_no_requests():
@@ -111,7 +111,7 @@ def test_failures_that_the_others_have_too_are_no_reason():
 
 
 def test_copies_that_it_failed_count_as_failures():
-    evidence = seen(arm(0), shadow=Shadow(batches=0, failed=5))
+    evidence = seen(arm(0), shadow=Shadow(batches=5, failed=5))
     assert isinstance(decided(evidence, replace(PLAN, shares=(), shadow=0.5)), Abort)
 
 
@@ -175,6 +175,7 @@ def test_figures_of_another_stage_or_candidate_are_left_out():
         "b": replace(fresh, candidate=arm(20, 2)),
         "old": replace(fresh, revision=8, candidate=arm(99, 99)),
         "other": replace(fresh, version=4, candidate=arm(99, 99)),
+        "unaware": View(endpoints=2),
         "empty": View(),
         "silent": None,
     }
@@ -182,7 +183,7 @@ def test_figures_of_another_stage_or_candidate_are_left_out():
     assert (evidence.candidate.requests, evidence.candidate.failed) == (30, 3)
     assert evidence.behind == ("old", "other")
     assert (evidence.empty, evidence.silent) == (("empty",), ("silent",))
-    assert (evidence.endpoints, evidence.ready_endpoints, evidence.ready) == (8, 4, False)
+    assert (evidence.endpoints, evidence.ready_endpoints, evidence.ready) == (10, 4, False)
     two = evidence_of({"a": fresh, "b": fresh}, version=5, revision=9)
     assert two.ready and two.endpoints == 4
     assert not evidence_of({}, version=5, revision=9).ready
