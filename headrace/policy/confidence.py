@@ -64,7 +64,8 @@ def least_share(hits: int, count: int, alpha: float) -> float:
     """The share below which so many hits of `count` would have a chance under `alpha`."""
     if hits <= 0 or count <= 0:
         return 0.0
-    return _quantile(hits, count - hits + 1, alpha)
+    # More hits than there were are all: the numbers are somebody else's, and must stop no loop.
+    return _quantile(hits, max(count - hits, 0) + 1, alpha)
 
 
 def greatest_share(hits: int, count: int, alpha: float) -> float:
@@ -93,7 +94,8 @@ def exceeds(one: Sample, other: Sample, alpha: float, *, factor: float = 1.0) ->
         return False
     scaled = Sample(other.count, factor * other.sum, factor**2 * other.sum_squares)
     distance = one.mean - scaled.mean
-    if distance <= 0:
+    # Not a number is no distance.
+    if not distance > 0:
         return False
     both = _common_variance(one, scaled)
     first = max(one.variance, both) / one.count

@@ -251,7 +251,8 @@ def _unscored(rollout: Rollout, evidence: Evidence) -> Iterator[tuple[str, str]]
 def _failures(evidence: Evidence) -> tuple[int, int]:
     """Failed and all that the candidate was asked: copies that fail are no better than requests."""
     candidate, shadow = evidence.candidate, evidence.shadow
-    return candidate.failed + shadow.failed, candidate.requests + shadow.batches
+    failed = candidate.failed + shadow.failed
+    return failed, max(failed, candidate.requests + shadow.batches)
 
 
 def _times(evidence: Evidence) -> float:

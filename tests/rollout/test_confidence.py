@@ -104,3 +104,11 @@ def test_samples_add_up_and_shift():
     shifted = together.shifted(5.0)
     assert (shifted.mean, shifted.variance) == pytest.approx((mean + 5, variance))
     assert (Sample().mean, Sample().variance, Sample(1, 3.0, 9.0).variance) == (0, 0, 0)
+
+
+def test_numbers_that_cannot_be_stop_nothing():
+    assert 0 <= least_share(9, 4, 0.01) <= 1
+    assert not math.isnan(least_difference(9, 4, 8, 0, 0.01))
+    nonsense = Sample(40, math.nan, math.inf)
+    assert not exceeds(nonsense, even(40, 1.0), 0.01)
+    assert not exceeds(even(40, 1.0), nonsense, 0.01)
