@@ -7,7 +7,6 @@ that whatever a rollout does, no request may fail and no answer be another versi
 from __future__ import annotations
 
 import itertools
-import os
 import subprocess
 import sys
 import threading
@@ -91,64 +90,84 @@ class Callers:
             thread.join()
 
 
-@pytest.fixture
-def line(tmp_path):
+# Starting real processes takes most of the time: the tests share them, in any order.
+@pytest.fixture(scope="module")
+def line(tmp_path_factory):
     """Version 1 is stable."""
-    line = Line(f"file://{tmp_path}/store")
+    line = Line(f"file://{tmp_path_factory.mktemp('store')}/store")
     line.publish("stable")
     yield line
     line.store.close()
 
 
-@pytest.fixture
-def stack(line, tmp_path):
-    stack = Stack(tmp_path, line.url, "integers").start()
+@pytest.fixture(scope="module")
+def stack(line, tmp_path_factory):
+    stack = Stack(tmp_path_factory.mktemp("stack"), line.url, "integers").start()
     with Client(stack.gateway.address) as client:
         wait_until(lambda: client.ready("integers"), within_s=60, what="the model is ready")
     yield stack
     assert stack.stop() == [0, 0, 0]
 
 
+@pytest.fixture
+def serving(stack, line):
+    """The version that answers everywhere before a test begins."""
+    stable = line.channel("stable")
+    if stable.held:
+        stable = line.store.move_channel(
+            "integers",
+            "stable",
+            stable.version,
+            expected_revision=stable.revision,
+            reason="released",
+        )
+    return stable.version
+
+
+def start_command(stack: Stack, line: Line, *options: str) -> list[str]:
+    admin = f"127.0.0.1:{stack.gateway.serving['admin_port']}"
+    return [
+        *(sys.executable, "-m", "headrace.cli.main", "rollout", "start", "integers"),
+        *("--store", line.url, "--gateway", admin, "--poll-s", "0.1"),
+        # How fast batches are on a machine that does other things is not what is tested.
+        *("--stage-s", "0.5", "--max-latency-ratio", "0", *options),
+    ]
+
+
 def rolled_out(stack: Stack, line: Line, *options: str) -> subprocess.CompletedProcess:
     """`headrace rollout start` until it ends."""
-    admin = f"127.0.0.1:{stack.gateway.serving['admin_port']}"
-    common = ("--store", line.url, "--gateway", admin, "--poll-s", "0.1")
-    bounds = ("--give-up-s", str(GIVE_UP_S), "--min-requests", "30", "--stage-s", "0.5")
-    # How fast batches are on a machine that does other things is not what is tested.
-    relaxed = ("--max-latency-ratio", "0")
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "headrace.cli.main", "rollout", "start", "integers"),
-            *(*common, *bounds, *relaxed, *options),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=110,
-        env=os.environ | {"HEADRACE_PROCESS_LOG_FORMAT": "json"},
+    bounds = ("--give-up-s", str(GIVE_UP_S), "--min-requests", "30")
+    command = start_command(stack, line, *bounds, *options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=110)
+
+
+def wait_for(callers: Callers, version: int) -> None:
+    """Until that version answers alone."""
+    wait_until(
+        lambda: set(callers.versions[-50:]) == {version},
+        within_s=60,
+        what=f"version {version} answers alone",
     )
 
 
-def test_a_good_candidate_takes_a_growing_share_and_then_all(stack, line):
+def test_a_good_candidate_takes_a_growing_share_and_then_all(stack, line, serving):
     candidate = line.publish("canary")
     with Callers(stack.gateway.address, line) as callers:
         done = rolled_out(stack, line, "--shares", "10,50", "--shadow", "20")
         assert done.returncode == 0, done.stderr
         before = len(callers.versions)
-        wait_until(
-            lambda: set(callers.versions[before:][-50:]) == {candidate},
-            within_s=30,
-            what="the promoted version answers alone",
-        )
+        wait_for(callers, candidate)
     assert callers.wrong == []
     assert (line.channel("stable").version, line.channel("canary").held) == (candidate, False)
     # Both answered while it was tried.
-    assert set(callers.versions[:before]) == {1, candidate}
+    assert set(callers.versions[:before]) == {serving, candidate}
     assert "stage 2 of 2 (50 %)" in line.channel("canary").history[-1].reason
 
 
-def test_a_candidate_whose_labels_say_it_is_worse_is_given_up(stack, line):
+def test_a_candidate_whose_labels_say_it_is_worse_is_given_up(stack, line, serving):
     line.publish("canary")
-    with Callers(stack.gateway.address, line, score=lambda version: float(version == 1)) as callers:
+    score = lambda version: float(version == serving)  # noqa: E731
+    with Callers(stack.gateway.address, line, score) as callers:
         done = rolled_out(
             stack, line, *("--shares", "30", "--metric", "accuracy", "--max-score-drop", "0.1")
         )
@@ -157,45 +176,34 @@ def test_a_candidate_whose_labels_say_it_is_worse_is_given_up(stack, line):
     ended = line.channel("canary")
     assert ended.rollout.state is RolloutState.ABORTED
     assert "its accuracy is 0" in ended.history[-1].reason
-    assert line.channel("stable").version == 1
+    assert line.channel("stable").version == serving
 
 
-def test_without_shares_it_is_loaded_everywhere_before_it_answers_anywhere(stack, line):
+def test_without_shares_it_is_loaded_everywhere_before_it_answers_anywhere(stack, line, serving):
     candidate = line.publish("canary")
     with Callers(stack.gateway.address, line) as callers:
         done = rolled_out(stack, line, "--shares", "none")
         assert done.returncode == 0, done.stderr
-        wait_until(
-            lambda: set(callers.versions[-50:]) == {candidate},
-            within_s=30,
-            what="the promoted version answers alone",
-        )
+        wait_for(callers, candidate)
     assert callers.wrong == []
+    assert set(callers.versions) == {serving, candidate}
     assert line.channel("canary").history[-1].reason.startswith("ready on 2 endpoints")
 
 
-def test_a_rollback_of_the_other_channel_ends_it(stack, line):
-    second = line.publish("stable")
-    line.publish("canary")
-    admin = f"127.0.0.1:{stack.gateway.serving['admin_port']}"
-    headrace = [sys.executable, "-m", "headrace.cli.main"]
+def test_a_rollback_of_the_other_channel_ends_it(stack, line, serving):
+    line.publish("stable")
+    candidate = line.publish("canary")
     with Callers(stack.gateway.address, line) as callers:
-        started = subprocess.Popen(
-            [
-                *(*headrace, "rollout", "start", "integers", "--store", line.url),
-                *("--gateway", admin, "--poll-s", "0.1", "--min-requests", "1000000"),
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        command = start_command(stack, line, "--min-requests", "1000000")
+        started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_until(
             lambda: line.channel("canary").rollout is not None, within_s=60, what="it has begun"
         )
-        subprocess.run([*headrace, "rollback", "integers", "--store", line.url], check=True)
+        back = [sys.executable, "-m", "headrace.cli.main", "rollback", "integers"]
+        subprocess.run([*back, "--to", str(serving), "--store", line.url], check=True)
         assert started.wait(60) == 1
-        wait_until(
-            lambda: set(callers.versions[-50:]) == {1}, within_s=30, what="version 1 answers alone"
-        )
+        wait_for(callers, serving)
     assert callers.wrong == []
-    assert (line.channel("stable").version, line.channel("stable").held) == (1, True)
-    assert second == 2 and line.channel("canary").rollout.state is RolloutState.ABORTED
+    assert (line.channel("stable").version, line.channel("stable").held) == (serving, True)
+    ended = line.channel("canary")
+    assert (ended.version, ended.rollout.state) == (candidate, RolloutState.ABORTED)
