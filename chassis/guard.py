@@ -45,6 +45,7 @@ log = logger(__name__)
 
 LOOK_S = 1.0
 INFERENCE_SERVICE = "inference.GRPCInferenceService"
+FEEDBACK_SERVICE = "headrace.v1.Feedback"
 SCHEME = "bearer"
 # Fields that name the model a message is about, by the message's name.
 _MODEL_FIELDS = {
@@ -56,6 +57,7 @@ _MODEL_FIELDS = {
     "inference.RepositoryModelLoadRequest": "model_name",
     "inference.RepositoryModelUnloadRequest": "model_name",
     "inference.TraceSettingRequest": "model_name",
+    "headrace.v1.ReportRequest": "model",
 }
 # Roles where nobody is asked who they are.
 _ANYBODYS = frozenset({INFER})
@@ -81,7 +83,7 @@ class Rights:
 
 
 def rights_of(service: str, method: str, control: bool) -> Rights:
-    """Inference needs `infer`, what changes anything in our own services `control`.
+    """Inference and scores of its answers need `infer`, what changes anything else `control`.
 
     Probes are open. The inference service's other RPCs look at `Call.control` themselves.
     """
@@ -90,6 +92,8 @@ def rights_of(service: str, method: str, control: bool) -> Rights:
     if service == INFERENCE_SERVICE:
         role = INFER if method in ("ModelInfer", "ModelStreamInfer") else ""
         return Rights(role, control)
+    if service == FEEDBACK_SERVICE:
+        return Rights(INFER, control)
     # Whoever reaches these ports may use them, unless identities are asked for.
     return Rights("" if method.startswith(_READS) else CONTROL, True)
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from chassis.call import Call
+from gateway.arms import Arm, Arms, Shadowed, Sum
 from gateway.catalog import Catalog
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.fleet import Fleet
@@ -15,6 +16,7 @@ from gateway.policy.balance import Balance
 from gateway.policy.batching import QueueSnapshot
 from gateway.policy.health import State
 from gateway.policy.overload import Stage
+from gateway.policy.rollout import Rollouts
 from gateway.policy.schedule import Schedule
 from gateway.statistics import Ledger
 from protos.headrace.v1 import gateway_pb2 as admin
@@ -50,6 +52,8 @@ class AdminServicer:
         catalog: Catalog,
         ledger: Ledger,
         *,
+        rollouts: Rollouts,
+        arms: Arms,
         draining: Callable[[], bool],
     ) -> None:
         self._fleet = fleet
@@ -59,6 +63,8 @@ class AdminServicer:
         self._ingress = ingress
         self._catalog = catalog
         self._ledger = ledger
+        self._rollouts = rollouts
+        self._arms = arms
         self._draining = draining
         self._started_at = time.monotonic()
 
@@ -96,6 +102,26 @@ class AdminServicer:
         member.health.on_restore_requested()
         member.changed()
         return admin.RestoreEndpointResponse(endpoint=self._endpoint(member))
+
+    async def GetRollout(  # noqa: N802
+        self, request: admin.GetRolloutRequest, _call: Call
+    ) -> admin.GetRolloutResponse:
+        """What was seen in the present stage. Raises NotFound (MODEL_NOT_FOUND)."""
+        self._catalog.model(request.model)
+        figures = self._arms.of(request.model)
+        endpoints, ready = self._rollouts.endpoints(request.model)
+        if figures is None:
+            return admin.GetRolloutResponse(endpoints=endpoints)
+        return admin.GetRolloutResponse(
+            candidate_version=figures.stage.version,
+            revision=figures.stage.revision,
+            share=figures.stage.share,
+            endpoints=endpoints,
+            ready_endpoints=ready,
+            candidate=_arm(figures.candidate),
+            control=_arm(figures.control),
+            shadow=_shadow(figures.shadow) if figures.shadow.batches else None,
+        )
 
     def _endpoint(self, member: Member) -> admin.EndpointStatus:
         health = member.health.snapshot()
@@ -155,3 +181,29 @@ class AdminServicer:
             endpoints_by_speed=pace.fleet.replicas if pace else 0.0,
             best_batch_rows=pace.best if pace else 0,
         )
+
+
+def _arm(arm: Arm) -> admin.ArmStatus:
+    return admin.ArmStatus(
+        version=arm.version,
+        requests=arm.requests,
+        failed=arm.failed,
+        slowness=_scores(arm.slowness),
+        latency_ms=_scores(arm.latency_ms),
+        scores={metric: _scores(scores) for metric, scores in arm.scores.items()},
+    )
+
+
+def _shadow(shadowed: Shadowed) -> admin.ShadowStatus:
+    return admin.ShadowStatus(
+        batches=shadowed.batches,
+        failed=shadowed.failed,
+        rows=shadowed.rows,
+        changed_rows=shadowed.changed_rows,
+        difference=_scores(shadowed.difference),
+        max_difference=shadowed.max_difference,
+    )
+
+
+def _scores(added: Sum) -> admin.Scores:
+    return admin.Scores(count=added.count, sum=added.sum, sum_squares=added.sum_squares)

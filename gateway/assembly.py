@@ -16,10 +16,12 @@ from chassis.rest.server import HttpServer
 from chassis.server import RpcServer, serve_until_stopped
 from chassis.telemetry import logger, serve_metrics
 from chassis.tracing import Tracing
-from gateway import admin, metrics
+from gateway import admin, feedback, metrics
+from gateway.arms import Arms
 from gateway.caller_stream import StreamBounds
 from gateway.catalog import Catalog
 from gateway.discovery import Directory, StaticDirectory
+from gateway.dispatch.comparison import Comparison
 from gateway.dispatch.dispatcher import Dispatcher, Spans
 from gateway.endpoint import Link
 from gateway.fleet import Fleet
@@ -31,6 +33,7 @@ from gateway.plane import DataPlane
 from gateway.policy.balance import Balance
 from gateway.policy.batching import Backlog
 from gateway.policy.retry import RetryPolicy
+from gateway.policy.rollout import Rollouts
 from gateway.policy.schedule import Queues, Schedule, Tuning
 from gateway.policy.sequences import ORIGIN_BITS, Sequences
 from gateway.policy.speed import Speeds
@@ -43,7 +46,6 @@ from gateway.statistics import Ledger
 
 log = logger(__name__)
 MILLISECONDS = 1000
-LOOPBACK = "127.0.0.1"
 # What the drain did not finish is cut off soon: open health watches would else hold the server.
 LAST_GRACE_S = 0.5
 # gRPC cancels calls that it has read but not handed over when a server stops; a client cannot tell
@@ -75,6 +77,8 @@ class Gateway:
             late_priority=_late_priority(settings),
         )
         metrics.OVERLOAD.set_function(lambda: self._ingress.overload(time.monotonic()))
+        self._rollouts = Rollouts()
+        self._arms = Arms(self._rollouts.current)
         self._fleet = Fleet(
             self._catalog,
             self._balance,
@@ -82,6 +86,8 @@ class Gateway:
             Checks(settings.health_interval_s, settings.health_timeout_s),
             link=Link(settings.max_message_bytes, settings.endpoint_access()),
             models=settings.models,
+            rollouts=self._rollouts,
+            monotonic=settings.monotonic_versions,
         )
         self._schedule = self.make_schedule(self._ingress, self._balance, _tuning(settings))
         self._dispatcher = Dispatcher(
@@ -94,6 +100,8 @@ class Gateway:
             retry=RetryPolicy(max_attempts=settings.max_attempts),
             ledger=self._ledger,
             spans=Spans(settings.attempt_timeout_s, settings.unavailable_wait_s, settings.hedging),
+            comparison=Comparison(self._arms),
+            on_newer=self._fleet.look_again if settings.monotonic_versions else None,
         )
         objectives = settings.objectives(self._schedule.way)
         self._memory = settings.open_shared_memory()
@@ -114,6 +122,7 @@ class Gateway:
             objectives=objectives,
             limits=settings.limits(settings.max_message_bytes),
             memory=self._memory,
+            rollouts=self._rollouts,
         )
         self._repository = Repository(
             self._fleet,
@@ -140,6 +149,9 @@ class Gateway:
             protection=protection,
         )
         self._server.add_service(SERVICE, self._servicer, control=settings.allow_control)
+        self._server.add_service(
+            feedback.SERVICE, feedback.FeedbackServicer(self._catalog, self._arms)
+        )
         self._http = HttpServer(
             self._servicer,
             settings.host,
@@ -149,7 +161,9 @@ class Gateway:
             protection=protection,
         )
         self._admin = RpcServer(
-            LOOPBACK, max(settings.admin_port, 0), protection=protection.without_quotas()
+            settings.admin_host,
+            max(settings.admin_port, 0),
+            protection=protection.without_quotas(),
         )
         self._admin.add_service(admin.SERVICE, self._admin_servicer())
         self._admin.add_service(SERVICE, self._servicer, control=True)
@@ -235,6 +249,8 @@ class Gateway:
             self._ingress,
             self._catalog,
             self._ledger,
+            rollouts=self._rollouts,
+            arms=self._arms,
             draining=lambda: self._servicer.draining,
         )
 

@@ -24,6 +24,10 @@ from gateway.ingress.generation import Generation
 from gateway.member import Checks, Member
 from gateway.policy.balance import Balance
 from gateway.policy.health import State
+from gateway.policy.rollout import Rollouts
+
+# Flips of one promotion are milliseconds apart.
+LOOK_AGAIN_S = 0.005
 
 
 class Attendant(Protocol):
@@ -48,8 +52,13 @@ class Fleet:
         *,
         link: Link,
         models: Collection[str] = (),
+        rollouts: Rollouts | None = None,
+        monotonic: bool = False,
     ) -> None:
+        """With `monotonic`, balance is told at which revision of its channel each model serves."""
         self._catalog = catalog
+        self._rollouts = rollouts or Rollouts()
+        self._monotonic = monotonic
         self._balance = balance
         self._generations = generations
         self._checks = checks
@@ -59,6 +68,8 @@ class Fleet:
         self._listeners: list[Callable[[], None]] = []
         self._listed = asyncio.Event()
         self._attendants: list[Attendant] = []
+        # Checks out of turn, kept from being collected.
+        self._looks: set[asyncio.Future[None]] = set()
 
     def attend(self, attendant: Attendant) -> None:
         """`attendant` hears of every check that a healthy member passed, and of its leaving."""
@@ -186,17 +197,25 @@ class Fleet:
                 listener()
 
     def _place(self, member: Member, now: float) -> bool:
-        """Tells balance what the member serves; whether that is news."""
-        serves = {}
+        """Tells the policies what the member serves; whether that is news to balance."""
+        holdings = {}
         if member.health.state is State.HEALTHY:
-            serves = {
+            holdings = {
                 model: member.models[model]
                 for model, claimed in member.claims().items()
                 if self._catalog.agrees(model, claimed)
             }
-        if serves == member.serves:
-            return False
+        self._rollouts.on_endpoint(member.address, holdings)
+        serves = {model: holding.versions for model, holding in holdings.items()}
+        news = serves != member.serves
+        if news:
+            self._serve(member, serves, now)
+        return (self._monotonic and self._note_revisions(member)) or news
+
+    def _serve(self, member: Member, serves: dict[str, frozenset[int]], now: float) -> None:
         member.serves = serves
+        # Balance forgets what it knew of a model that was away.
+        member.noted = {model: at for model, at in member.noted.items() if model in serves}
         self._balance.on_endpoint(member.address, serves, now=now)
         decoupled = {
             model: versions
@@ -204,6 +223,43 @@ class Fleet:
             if member.signatures[model].decoupled
         }
         self._generations.on_endpoint(member.address, decoupled, now=now)
+
+    def look_again(self, model: str) -> None:
+        """An endpoint serves a newer revision: asks those behind now, and until they do too.
+
+        For as long as their next check would be away; one that is later than that is loading.
+        """
+        task = asyncio.ensure_future(self._look_again(model))
+        self._looks.add(task)
+        task.add_done_callback(self._looks.discard)
+
+    async def _look_again(self, model: str) -> None:
+        until = time.monotonic() + self._checks.interval_s
+        while time.monotonic() < until:
+            behind = [self._members.get(address) for address in self._balance.behind(model)]
+            looked = [
+                member.refresh()
+                for member in behind
+                if member is not None and member.health.state is State.HEALTHY
+            ]
+            if not looked:
+                return
+            await asyncio.gather(*looked)
+            await asyncio.sleep(LOOK_AGAIN_S)
+
+    def _note_revisions(self, member: Member) -> bool:
+        """Whether it serves another revision of some model than it did."""
+        served = {
+            model: revision
+            for model, revision in member.revisions.items()
+            if model in member.serves
+        }
+        if served == member.noted:
+            return False
+        member.noted = served
+        for model, revision in served.items():
+            for seats in (self._balance, self._generations):
+                seats.on_revision(member.address, model, revision)
         return True
 
     def _let_go(self, now: float) -> None:

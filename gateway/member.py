@@ -20,6 +20,7 @@ from chassis.tensors import Signature
 from gateway import metrics
 from gateway.endpoint import Endpoint, Link
 from gateway.policy.health import EndpointHealth, State
+from gateway.policy.rollout import Holding
 from gateway.probe import Sighting, describe, look
 
 log = logger(__name__)
@@ -54,7 +55,11 @@ class Member:
         self.looked = asyncio.Event()
         # How long the way there and back took last.
         self.way_s = 0.0
-        self.models: dict[str, frozenset[int]] = {}
+        self.models: dict[str, Holding] = {}
+        # By model; of the channel, where it tells.
+        self.revisions: dict[str, int] = {}
+        # Those that balance was told.
+        self.noted: dict[str, int] = {}
         self.signatures: dict[str, Signature] = {}
         # Models that it is not used for, whatever it says of them.
         self.withheld: frozenset[str] = frozenset()
@@ -136,7 +141,7 @@ class Member:
         )
         self.way_s = sighting.way_s
         if sighting.ready:
-            self.models = sighting.models
+            self.models, self.revisions = sighting.models, sighting.revisions
         if self.health.state is State.HEALTHY:
             self._checked(self)
         self.changed()
@@ -156,8 +161,10 @@ class Member:
     async def _learn(self, sighting: Sighting) -> None:
         """Describes the models that are new, whose versions changed, or that come back."""
         returning = self.health.state is not State.HEALTHY
-        for model, versions in sighting.models.items():
-            seen = model in self.signatures and self.models.get(model) == versions
+        for model, holding in sighting.models.items():
+            before = self.models.get(model)
+            same = before is not None and before.versions == holding.versions
+            seen = model in self.signatures and same
             if returning or not seen:
                 await self._describe(model)
 

@@ -47,7 +47,7 @@ BATCH_SECONDS = Histogram(
 DISPATCHES = Counter(
     "headrace_gateway_dispatches",
     "Batches sent, by what let them go: full (as large as they should be), due (no time to wait), "
-    "paced (their turn), free (nothing under way), sequence, retry, probe",
+    "paced (their turn), free (nothing under way), sequence, retry, probe, shadow",
     ["model", "reason"],
     registry=REGISTRY,
 )
@@ -55,6 +55,13 @@ FAILED_ATTEMPTS = Counter(
     "headrace_gateway_failed_attempts",
     "Batches that failed on an endpoint, by fault and by what became of them",
     ["model", "fault", "verdict"],
+    registry=REGISTRY,
+)
+ROLLOUT_REQUESTS = Counter(
+    "headrace_gateway_rollout_requests",
+    "Requests of a rollout, by side (candidate, control) and what became of them: answered, "
+    "failed, returned (to the version beside the candidate)",
+    ["model", "side", "outcome"],
     registry=REGISTRY,
 )
 DELAYED = Counter(

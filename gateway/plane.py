@@ -7,6 +7,7 @@ and the dispatcher's. Both shapes of a call are here: one request for one answer
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator, Callable
 
@@ -24,6 +25,7 @@ from gateway.ingress.objective import Objectives
 from gateway.ingress.priority import Priorities
 from gateway.ingress.request import Request, timeout_parameter_s
 from gateway.policy.batching import Reject
+from gateway.policy.rollout import Rollouts
 from gateway.statistics import Ledger
 from protos.inference import grpc_service_pb2 as oip
 
@@ -46,7 +48,9 @@ class DataPlane:
         objectives: Objectives,
         limits: Limits,
         memory: SharedMemory,
+        rollouts: Rollouts,
     ) -> None:
+        self._rollouts = rollouts
         self._limits = limits
         self._memory = memory
         self._ingress = ingress
@@ -161,6 +165,13 @@ class DataPlane:
                 limits=self._limits,
                 regions=self._memory.of(call.identity),
             )
+            candidate = self._rollouts.current(model.name)
+            if (
+                candidate is not None
+                and request.open_to_candidate
+                and candidate.takes(request.session, random.random())
+            ):
+                request.try_candidate(candidate.version)
             verdict = self._ingress.offer(request, now)
             if isinstance(verdict, Reject):
                 raise refusal(verdict, request)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 
 from chassis.edge import Stub
 from chassis.oip import signature_of
 from chassis.tensors import Signature
+from gateway.policy.rollout import Candidate, Holding
 from protos.inference import grpc_service_pb2 as oip
 
 READY = "READY"
@@ -22,14 +23,16 @@ READY = "READY"
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """An endpoint's answer: whether it is ready, and the versions of each model ready on it.
+    """An endpoint's answer: whether it is ready, and what it holds of each model ready on it.
 
-    `way_s` is how long the way there and back took, for a question that needs no work.
+    `way_s` is how long the way there and back took, for a question that needs no work; `revisions`
+    are those of the channel at which the serving versions began to serve, where it tells.
     """
 
     ready: bool
-    models: dict[str, frozenset[int]]
+    models: dict[str, Holding]
     way_s: float
+    revisions: dict[str, int] = field(default_factory=dict)
 
 
 async def look(stub: Stub, known: Collection[str], timeout_s: float) -> Sighting:
@@ -40,7 +43,10 @@ async def look(stub: Stub, known: Collection[str], timeout_s: float) -> Sighting
     if not reply.ready:
         return Sighting(False, {}, way_s)
     try:
-        return Sighting(True, await _index(stub, timeout_s), way_s)
+        index = await stub.RepositoryIndex(
+            oip.RepositoryIndexRequest(ready=True), timeout=timeout_s
+        )
+        return Sighting(True, _holdings(index), way_s, _revisions(index))
     except grpc.RpcError as error:
         if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
             raise
@@ -57,25 +63,34 @@ async def describe(stub: Stub, model: str, timeout_s: float) -> Signature:
     return signature_of(metadata, config.config)
 
 
-async def _index(stub: Stub, timeout_s: float) -> dict[str, frozenset[int]]:
-    reply = await stub.RepositoryIndex(oip.RepositoryIndexRequest(ready=True), timeout=timeout_s)
-    models: dict[str, frozenset[int]] = {}
-    for entry in reply.models:
+def _holdings(index: oip.RepositoryIndexResponse) -> dict[str, Holding]:
+    versions: dict[str, frozenset[int]] = {}
+    candidates: dict[str, Candidate] = {}
+    for entry in index.models:
         if entry.state in (READY, ""):
-            models[entry.name] = models.get(entry.name, frozenset()) | _version(entry.version)
-    return models
+            number = _version(entry.version)
+            versions[entry.name] = versions.get(entry.name, frozenset()) | number
+            if number and entry.HasField("rollout"):
+                candidates[entry.name] = _candidate(min(number), entry.rollout)
+    return {name: Holding(held, candidates.get(name)) for name, held in versions.items()}
+
+
+def _candidate(version: int, rollout: oip.RepositoryIndexResponse.Rollout) -> Candidate:
+    return Candidate(version, rollout.revision, rollout.stage, rollout.share, rollout.shadow)
+
+
+def _revisions(index: oip.RepositoryIndexResponse) -> dict[str, int]:
+    return {entry.name: entry.revision for entry in index.models if entry.revision}
 
 
 def _version(text: str) -> frozenset[int]:
     return frozenset([int(text)]) if text.isascii() and text.isdigit() else frozenset()
 
 
-async def _ask_for(
-    stub: Stub, known: Collection[str], timeout_s: float
-) -> dict[str, frozenset[int]]:
+async def _ask_for(stub: Stub, known: Collection[str], timeout_s: float) -> dict[str, Holding]:
     models = {}
     for name in sorted(known):
         reply = await stub.ModelReady(oip.ModelReadyRequest(name=name), timeout=timeout_s)
         if reply.ready:
-            models[name] = frozenset[int]()
+            models[name] = Holding(frozenset())
     return models

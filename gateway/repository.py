@@ -155,8 +155,8 @@ class Repository:
             # It lists nothing, or not now: what it serves is known all the same.
             return [
                 Entry(model, version, READY)
-                for model, versions in member.models.items()
-                for version in [str(number) for number in sorted(versions)] or [""]
+                for model, holding in member.models.items()
+                for version in [str(number) for number in sorted(holding.versions)] or [""]
             ]
 
     async def _load(self, directive: Directive) -> None:

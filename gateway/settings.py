@@ -30,8 +30,10 @@ class GatewaySettings(ContentSettings, HttpSettings, ProtectedSettings):
     http_port: int = Field(8000, ge=-1, le=65535)
     # Prometheus over HTTP on the same host; 0 picks a free port, -1 is off.
     metrics_port: int = Field(8002, ge=-1, le=65535)
-    # GatewayAdmin and the inference service with control over it, always on loopback: whoever
-    # reaches it takes endpoints out, loads models; 0 picks a free port, -1 is off.
+    # GatewayAdmin and the inference service with control over it: whoever reaches it takes
+    # endpoints out, loads models. Hence a host of its own, loopback unless a controller of rollouts
+    # elsewhere has to ask; 0 picks a free port, -1 is off.
+    admin_host: str = "127.0.0.1"
     admin_port: int = Field(8003, ge=-1, le=65535)
     # Whether every client of `port` may load and unload models and set traces and logs as well.
     # Where an auth file asks who they are, those with the role `control` may, on every port.
@@ -88,6 +90,11 @@ class GatewaySettings(ContentSettings, HttpSettings, ProtectedSettings):
     # Responses of decoupled requests that wait on one stream for their caller to read; then they
     # wait at the replica. More would only be thrown away when the caller leaves.
     max_stream_responses: int = Field(64, ge=1)
+    # Whether requests that name no version go only to endpoints whose version began to serve at the
+    # newest revision of its channel, so that nobody's answers ever go back to an older one. Meant
+    # for versions that are loaded everywhere before they serve (docs/rollouts.md): with others, the
+    # endpoint that loads first answers alone until the rest has loaded.
+    monotonic_versions: bool = False
     # Levels of the parameter `priority`; 1 leaves first.
     priority_levels: int = Field(3, ge=1, le=1000)
     # Level of requests that name none, or one that is not: with one level above, one below.

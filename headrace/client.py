@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -18,7 +18,9 @@ from chassis.edge import Stub, error_from_rpc
 from chassis.errors import HeadraceError
 from chassis.oip import SERVICE, signature_of
 from chassis.tensors import Signature
+from headrace import feedback
 from headrace.access import Credentials, access_of
+from headrace.feedback import Answered, Scores, report_of, reports_of
 from headrace.prediction import (
     Arrays,
     Options,
@@ -77,6 +79,7 @@ class Client:
         access = access_of(credentials)
         self._channel = open_channel(address, access=access)
         self._stub = Stub(self._channel, SERVICE, access.metadata)
+        self._feedback = Stub(self._channel, feedback.SERVICE, access.metadata)
 
     def predict(self, model: str, inputs: Arrays, **options: Unpack[Options]) -> Prediction:
         """Sends arrays by input name, batch dimension first where the model batches.
@@ -119,6 +122,20 @@ class Client:
         """
         return Sequence(self, model, options)
 
+    def report(self, answered: Answered, scores: Scores) -> int:
+        """Says how good an answer was, once its label is known: `{"accuracy": 1.0}`.
+
+        `answered` is the prediction, or (model, version) where only those were kept. Returns how
+        many scores count: 0 where no rollout concerns the version. Not to be repeated blindly: a
+        report whose answer was lost may count twice. Raises InvalidArgument (BAD_SCORE, BAD_NAME),
+        NotFound, Unimplemented at a server without it, such as a replica alone.
+        """
+        return self._reported(report_of(answered, scores))
+
+    def report_many(self, model: str, scored: Iterable[tuple[int, Scores]]) -> int:
+        """As `report`, for many answers of a model in one call: (version, scores) each."""
+        return self._reported(reports_of(model, scored))
+
     def signature(self, model: str) -> Signature:
         """What the model takes and gives. Raises NotFound."""
         metadata = self._call("ModelMetadata", oip.ModelMetadataRequest(name=model))
@@ -136,6 +153,12 @@ class Client:
     def close(self) -> None:
         """Closes the connection."""
         self._channel.close()
+
+    def _reported(self, request: Any) -> int:
+        try:
+            return int(self._feedback.Report(request, timeout=self._timeout_s).taken)
+        except grpc.RpcError as error:
+            raise error_from_rpc(error) from None
 
     def _call(self, rpc: str, request: Any, timeout_s: float | None = None) -> Any:
         try:
@@ -170,6 +193,7 @@ class AsyncClient:
         access = access_of(credentials)
         self._channel = open_aio_channel(address, access=access)
         self._stub = Stub(self._channel, SERVICE, access.metadata)
+        self._feedback = Stub(self._channel, feedback.SERVICE, access.metadata)
 
     async def predict(self, model: str, inputs: Arrays, **options: Unpack[Options]) -> Prediction:
         """As `Client.predict`."""
@@ -207,6 +231,14 @@ class AsyncClient:
         """As `Client.sequence`."""
         return AsyncSequence(self, model, options)
 
+    async def report(self, answered: Answered, scores: Scores) -> int:
+        """As `Client.report`."""
+        return await self._reported(report_of(answered, scores))
+
+    async def report_many(self, model: str, scored: Iterable[tuple[int, Scores]]) -> int:
+        """As `Client.report_many`."""
+        return await self._reported(reports_of(model, scored))
+
     async def signature(self, model: str) -> Signature:
         """As `Client.signature`."""
         metadata = await self._call("ModelMetadata", oip.ModelMetadataRequest(name=model))
@@ -227,6 +259,13 @@ class AsyncClient:
     async def close(self) -> None:
         """Closes the connection."""
         await self._channel.close()
+
+    async def _reported(self, request: Any) -> int:
+        try:
+            reply = await self._feedback.Report(request, timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            raise error_from_rpc(error) from None
+        return int(reply.taken)
 
     async def _call(self, rpc: str, request: Any, timeout_s: float | None = None) -> Any:
         try:

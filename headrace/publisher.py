@@ -31,6 +31,7 @@ from chassis.names import checked_name
 from chassis.telemetry import logger
 from chassis.tensors import Signature, TensorSpec
 from headrace import interface, probe
+from headrace.gate import Gate, refusal_of
 from headrace.interface import DEFAULT_MAX_BATCH_SIZE, Example, Interface
 from headrace.lineage import Lineage
 from headrace.model import Model
@@ -85,6 +86,10 @@ class Publisher:
     publication, which fences every earlier publisher of the model; 0 publishes unfenced.
     `parent` is the version that this training published last; `producer` words for a person.
     `signing_key` names the file of a private key (`headrace keys new`) that signs each version.
+    `channel` "canary" feeds rollouts (docs/rollouts.md) in place of moving "stable" by itself.
+
+    `gate` holds bounds by metric, such as {"auc": ">=0.7"}, or is a function of the metrics:
+    weights that do not pass become no version. `withheld` counts them.
 
     `deltas` "auto" sends what changed since the version before where that is less, which pays where
     few bits change: weights in the dtype they are served in, not FP32 masters of a large step. It
@@ -95,7 +100,7 @@ class Publisher:
     says; golden data are recorded with it. It keeps a copy of the module in that datatype beside
     the module. None publishes the datatypes that the module has. For modules that export.
 
-    Raises InvalidArgument (BAD_STORE_URL, BAD_NAME, BAD_SPEC, BAD_SETTING, BAD_KEY,
+    Raises InvalidArgument (BAD_STORE_URL, BAD_NAME, BAD_SPEC, BAD_SETTING, BAD_KEY, BAD_GATE,
     TWO_SIGNATURES), FailedPrecondition (NO_SIGNING).
     """
 
@@ -115,8 +120,11 @@ class Publisher:
         deltas: Literal["auto", "off"] = "auto",
         signing_key: str | Path | None = None,
         dtype: Literal["bf16", "fp16", "fp32"] | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self._serving = None if dtype is None else ServingCopy(dtype)
+        self._refusal = None if gate is None else refusal_of(gate)
+        self.withheld = 0
         if deltas not in ("auto", "off"):
             raise InvalidArgument("BAD_SETTING", f"deltas is {deltas!r}: expected 'auto' or 'off'")
         self._lineage = Lineage() if deltas == "auto" else None
@@ -151,6 +159,7 @@ class Publisher:
     ) -> int:
         """Makes `module`'s weights a new version, moves the channel to it, returns its number.
 
+        Returns 0 where the gate withheld them: nothing was written then, and the log says why.
         Blocks until the version is durable; the weights age from the call on. `module` keeps its
         modes, gradients and buffers, and no random generator moves; DistributedDataParallel and
         torch.compile are looked through.
@@ -161,6 +170,8 @@ class Publisher:
         away.
         """
         step_time_ms = wall_time_ms()
+        if not self._passes(step, metrics or {}):
+            return 0
         module = unwrapped(module)
         served = module if self._serving is None else self._serving.refilled(module)
         state = snapshot(served)
@@ -206,6 +217,13 @@ class Publisher:
 
     def __repr__(self) -> str:
         return f"Publisher({self.store.url!r}, {self.name!r}, last_version={self.last_version})"
+
+    def _passes(self, step: int, metrics: Mapping[str, float]) -> bool:
+        why = "" if self._refusal is None else self._refusal(metrics)
+        if why:
+            self.withheld += 1
+            log.warning("withheld by the gate", model=self.name, step=step, why=why)
+        return not why
 
     def _prepare(self, module: nn.Module, served: nn.Module, state: State) -> _Prepared:
         """`served` is what is published in `module`'s place, itself where nothing is cast."""

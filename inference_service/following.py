@@ -38,7 +38,12 @@ class Following:
         own = settings.of_model(followed.model)
         one_slot = own.slots == 1
         self.served = ServedModel(followed, on_first_flip, bounds, one_slot=one_slot)
-        self._watcher = Watcher(store, self.served, poll_s=settings.poll_s)
+        self._watcher = Watcher(
+            store,
+            self.served,
+            poll_s=settings.poll_s,
+            candidate_channel=settings.candidate_channel,
+        )
         self._leases = Leases(store, self.served, ttl_s=settings.lease_s)
         self._loader = Loader(
             store,

@@ -29,11 +29,11 @@ Entry = tuple[str, str, str]
 
 
 def ready_index(repository: Repository) -> oip.RepositoryIndexResponse:
-    """The versions that would answer now."""
+    """The versions that would answer now, and which part each has."""
     reply = oip.RepositoryIndexResponse()
     for name, served in sorted(repository.models.items()):
         for version in ready_versions(served):
-            reply.models.add(name=name, version=version, state=READY)
+            _tell_part(reply.models.add(name=name, version=version, state=READY), served)
     return reply
 
 
@@ -46,8 +46,11 @@ async def whole_index(repository: Repository) -> oip.RepositoryIndexResponse:
     reply = oip.RepositoryIndexResponse()
     names = {*repository.models, *repository.arriving, *repository.absent, *stored}
     for name in sorted(names):
+        served = repository.models.get(name)
         for version, state, reason in _entries(repository, name, stored.get(name, ())):
-            reply.models.add(name=name, version=version, state=state, reason=reason)
+            entry = reply.models.add(name=name, version=version, state=state, reason=reason)
+            if served is not None and state == READY:
+                _tell_part(entry, served)
     return reply
 
 
@@ -57,6 +60,16 @@ def ready_versions(served: ServedModel) -> list[str]:
     versions = {slot.version for slot in served.slots.snapshot()}
     ready = [version for version in versions if served.slots.holds(version)]
     return [str(version) for version in sorted(ready)]
+
+
+def _tell_part(entry: oip.RepositoryIndexResponse.ModelIndex, served: ServedModel) -> None:
+    """Which part a version has that is ready: to answer everybody, to be on trial, or none."""
+    serving, candidate = served.slots.serving, served.candidate
+    if serving is not None and entry.version == serving.version_text:
+        entry.revision = serving.revision
+    elif candidate is not None and entry.version == str(candidate.version):
+        entry.rollout.share, entry.rollout.shadow = candidate.share, candidate.shadow
+        entry.rollout.revision, entry.rollout.stage = candidate.revision, candidate.stage
 
 
 async def _stored(repository: Repository) -> dict[str, list[int]]:

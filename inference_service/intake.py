@@ -17,7 +17,7 @@ from chassis.oip import checked_version
 from chassis.outputs import output_forms, wanted_outputs
 from chassis.padding import Cuts, padder_of
 from chassis.parameters import amount_in
-from chassis.provenance import max_staleness_ms
+from chassis.provenance import max_staleness_ms, min_revision
 from chassis.sequences import sequence_required, step_of
 from chassis.shared_memory import NO_REGIONS, Regions
 from chassis.stream_errors import EMPTY_FINAL_PARAMETER
@@ -67,10 +67,11 @@ class Intake:
             raise Unavailable("MODEL_NOT_READY", f"model {served.name!r} has no version loaded yet")
         version = checked_version(request.model_version)
         deadline = math.inf if remaining_s is None else time.monotonic() + remaining_s
-        staleness_ms = None
+        staleness_ms, least_revision = None, 0
         if request.parameters:
             _check_channel(request.parameters, served)
             staleness_ms = max_staleness_ms(request.parameters)
+            least_revision = min_revision(request.parameters) or 0
             deadline = min(deadline, time.monotonic() + _timeout_s(request.parameters))
         step = step_of(request.parameters)
         if step is None and signature.states:
@@ -88,6 +89,7 @@ class Intake:
             cuts=cuts,
             version=version,
             max_staleness_ms=staleness_ms,
+            min_revision=least_revision,
             step=step,
             caller=caller,
             deadline=deadline,

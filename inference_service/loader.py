@@ -1,9 +1,9 @@
 """Brings a wanted version into the idle slot and flips to it; the order of a load stands here.
 
 manifest -> trust -> signature -> table of tensors -> fetch -> hold -> idle slot -> fill -> verify
--> finite -> warm-up -> probe -> flip. All that can be refused without touching a slot is refused
-first. A failed load changes nothing that serves. Blocking: it owns a thread, the event loop never
-waits.
+-> finite -> warm-up -> probe -> flip, or a candidate stands by. All that can be refused without
+touching a slot is refused first. A failed load changes nothing that serves. Blocking: it owns a
+thread, the event loop never waits.
 Which version is next and when a failed one is tried again is `policy.pursuit`'s decision.
 """
 
@@ -127,6 +127,12 @@ class Loader:
                 self._served.on_step("")
 
     def _load(self, version: int, started: float) -> None:
+        if self._served.aside and self._served.slots.one:
+            raise FailedPrecondition(
+                "ONE_SLOT",
+                f"candidate {version} would have to be loaded beside what serves; replica.slots "
+                "is 1",
+            )
         standby = self._served.slots.standby(version)
         if standby is not None and standby.manifest is not None:
             # Rollback: it was verified when it was loaded and nothing has written to it since.
@@ -308,10 +314,12 @@ class Loader:
     def _flip(self, slot: Slot, manifest: Manifest, started: float) -> bool:
         self._step("flip")
         seconds = time.perf_counter() - started
+        aside = self._served.aside
         flipped = self._served.flip(slot, manifest, load_ms=seconds * 1000)
         metrics.on_load(self._served.name, "flipped" if flipped else "set_aside", seconds)
+        set_aside = "candidate stands by" if aside else "version set aside: the channel went back"
         log.info(
-            "version serves" if flipped else "version set aside: the channel went back",
+            "version serves" if flipped else set_aside,
             model=self._served.name,
             version=manifest.version,
             step=manifest.step,
@@ -333,10 +341,11 @@ class Loader:
     def _refuse(self, version: int, error: Exception) -> None:
         refusal = _refusal(error)
         permanent = refusal.code not in TRANSIENT and refusal.reason not in TRANSIENT_REASONS
+        aside = self._served.aside
         self._served.on_failed(version, refusal.reason, refusal.message, permanent=permanent)
         metrics.on_load(self._served.name, "failed", 0.0)
         log.warning(
-            "version does not load",
+            "candidate does not load" if aside else "version does not load",
             model=self._served.name,
             version=version,
             reason=refusal.reason,

@@ -20,7 +20,7 @@ def placed(work: Work, now: float) -> Slot:
     """The slot for the work, pinned: `Slots.release` and `leave` follow.
 
     Raises Unavailable (ABANDONED), DeadlineExceeded, FailedPrecondition (VERSION_NOT_LOADED,
-    TOO_STALE), and what `Sequences` does.
+    BEHIND, TOO_STALE), and what `Sequences` does.
     """
     if work.step is not None:
         work.served.sequences.begin(work.caller, work.step)
@@ -32,6 +32,7 @@ def placed(work: Work, now: float) -> Slot:
     slot = work.served.slots.pin(work.version)
     if slot is None:
         raise _not_loaded(work)
+    _check_revision(work, slot)
     _check_staleness(work, slot)
     return slot
 
@@ -53,6 +54,9 @@ def _placed_step(work: Work, step: Step, now: float) -> Slot:
     if slot is None:
         sequences.on_not_loaded(work.caller, step)
         raise lost(step.id, REPLACED)
+    if step.start:
+        # The others are bound to the version of the first.
+        _check_revision(work, slot)
     _check_staleness(work, slot)
     try:
         work.sequence = sequences.enter(
@@ -62,6 +66,20 @@ def _placed_step(work: Work, step: Step, now: float) -> Slot:
         slots.release(slot)
         raise
     return slot
+
+
+def _check_revision(work: Work, slot: Slot) -> None:
+    """Gives the slot back where it began to serve before the revision asked for."""
+    if work.version or slot.revision >= work.min_revision:
+        return
+    behind = FailedPrecondition(
+        "BEHIND",
+        f"version {slot.version} of model {work.served.name!r} serves here since revision "
+        f"{slot.revision} of its channel; min_revision is {work.min_revision}",
+        field="parameters[min_revision]",
+    )
+    work.served.slots.release(slot)
+    raise behind
 
 
 def _check_staleness(work: Work, slot: Slot) -> None:

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from chassis.clock import wall_time_ms
 from chassis.provenance import Provenance
 from chassis.tensors import Signature
+from inference_service.candidate import Candidate, candidate_of
 from inference_service.instance import GraphReport
 from inference_service.policy.pursuit import Pursuit
 from inference_service.sequences import SequenceBounds, Sequences
 from inference_service.settings import Followed
-from inference_service.slot import Slot, Slots, SlotSnapshot
+from inference_service.slot import Slot, Slots, SlotSnapshot, SlotState
 from inference_service.trials import Trial
 from model_store.records import Channel, Manifest
 
@@ -89,6 +90,11 @@ class ServedSnapshot:
     store_error: str
     first_reply_ms: int
     engine: EngineReport
+    # Of the channel, at which the serving version began to serve; 0 where it does not say.
+    revision: int
+    # The candidate that does not serve; 0 for none.
+    candidate_version: int
+    candidate_ready: bool
 
 
 class ServedModel:
@@ -120,6 +126,9 @@ class ServedModel:
         self._directive = Directive(followed.channel)
         # The channel as last acted upon.
         self._record: Channel | None = None
+        self._candidate_record: Channel | None = None
+        # What is to stand by for requests of its own, beside what serves.
+        self.candidate: Candidate | None = None
         self._failure: LoadFailure | None = None
         self._listeners: list[Callable[[], None]] = []
         self._changed = threading.Condition()
@@ -165,6 +174,16 @@ class ServedModel:
         """The directive's channel as last acted upon; None before that."""
         return self._record
 
+    @property
+    def candidate_record(self) -> Channel | None:
+        """The candidates' channel as last acted upon; None before that."""
+        return self._candidate_record
+
+    @property
+    def aside(self) -> bool:
+        """Whether what loads is a candidate. For the loader's thread."""
+        return self._pursuit.aside
+
     def enter(self) -> None:
         """Work of this model begins to wait; followed by one `leave`. On the event loop."""
         self._inflight += 1
@@ -200,7 +219,8 @@ class ServedModel:
                 self._pursuit.on_pinned(directive.version, now=now)
             else:
                 self._pursuit.on_followed(_history(record), now=now)
-            self._note_channel(self._pursuit.snapshot().serving)
+            self._note_candidate()
+            self._note_serving()
             self._changed.notify_all()
 
     def progress(self) -> Progress:
@@ -216,9 +236,16 @@ class ServedModel:
                 return
             self._record = channel
             self._pursuit.on_channel(_history(channel), now=time.monotonic())
-            self._note_channel(self._pursuit.snapshot().serving)
+            self._note_serving()
             self._changed.notify_all()
         self._tell()
+
+    def on_candidate_channel(self, channel: Channel) -> None:
+        """The watcher saw the candidates' channel move."""
+        with self._changed:
+            self._candidate_record = channel
+            self._note_candidate()
+            self._changed.notify_all()
 
     def on_store_error(self, message: str) -> None:
         """The watcher could not read the store; "" once it could again."""
@@ -227,6 +254,8 @@ class ServedModel:
     def wait_for_version(self) -> int | None:
         """Blocks until there is a version to load; None once stopped."""
         with self._changed:
+            # Only the thread that waits here changes what stands by.
+            self._pursuit.on_standby(self.slots.standing_by)
             while not self._stopping:
                 now = time.monotonic()
                 version = self._pursuit.take_version(now=now)
@@ -248,18 +277,21 @@ class ServedModel:
             if self._failures and self._failures[0].version == version:
                 self._failures.popleft()
             self._failures.appendleft(failure)
-            if version == self._pursuit.snapshot().wanted:
+            if version == self._pursuit.snapshot().wanted and not self._pursuit.aside:
                 self._failure = failure
             self._pursuit.on_failed(version, permanent=permanent, now=time.monotonic())
         self._tell()
 
     def flip(self, slot: Slot, manifest: Manifest, *, load_ms: float) -> bool:
-        """Lets a slot with `manifest`'s weights serve, unless the channel went back below it.
+        """Lets a slot with `manifest`'s weights serve, unless the channel went back below it or it
+        is a candidate: then it stands by.
 
         Returns whether it serves.
         """
         with self._changed:
             first = self.signature is None
+            if slot.state is SlotState.LOADING:
+                self._await_reply(manifest)
             if not self._pursuit.may_flip(manifest.version):
                 if not self.slots.one:
                     self.slots.set_aside(slot)
@@ -267,9 +299,8 @@ class ServedModel:
                 return False
             self._note_channel(manifest.version)
             self.signature = manifest.signature
-            self.slots.flip(slot, manifest)
+            self.slots.flip(slot, manifest, self._revision(manifest.version))
             self._swaps += 1
-            self._await_reply(slot)
             self._last_load_ms = load_ms
             self._pursuit.on_serving(manifest.version, now=time.monotonic())
         if first:
@@ -286,10 +317,9 @@ class ServedModel:
         self._first_reply_ms = provenance.age_ms
         return True
 
-    def _await_reply(self, slot: Slot) -> None:
-        manifest = slot.manifest
-        if manifest is not None and manifest.create_time_ms >= self._since_ms:
-            self._awaited_version = slot.version
+    def _await_reply(self, manifest: Manifest) -> None:
+        if manifest.create_time_ms >= self._since_ms:
+            self._awaited_version = manifest.version
 
     def stop(self) -> None:
         """Wakes the loader and makes it end."""
@@ -298,10 +328,40 @@ class ServedModel:
             self._changed.notify_all()
         self.sequences.stop()
 
-    def _note_channel(self, serving: int) -> None:
+    def _note_serving(self) -> None:
+        """What serves may be what the directive, or a new move of its channel, says."""
+        serving = self._pursuit.snapshot().serving
+        # What a pin will replace serves at its own revision until then.
+        kept = self._directive.version not in (0, serving)
+        if serving and self._note_channel(serving) and not kept:
+            self.slots.note_revision(self._revision(serving))
+
+    def _note_channel(self, version: int) -> bool:
         # A version loaded for the channel that was followed before does not belong to this one.
-        if serving and serving in (self._directive.version, *_history(self._record)):
+        belongs = version in (self._directive.version, *_history(self._record))
+        if belongs:
             self.channel = self._directive.channel
+        return belongs
+
+    def _revision(self, version: int) -> int:
+        """Of the channel, when it last moved to `version`; 0 for a pin and where that is unknown.
+
+        Not the channel's own in their stead: whoever asks for that revision would get less.
+        """
+        record = self._record
+        if record is None or self._directive.version:
+            return 0
+        if not record.history and version == record.version:
+            return record.revision
+        moves = (move.revision for move in record.history if move.version == version)
+        return max(moves, default=0)
+
+    def _note_candidate(self) -> None:
+        directive = self._directive
+        candidate = candidate_of(self._candidate_record, against=directive.channel)
+        # What is pinned does not answer for the channel, so nothing is tried beside it.
+        self.candidate = None if directive.version else candidate
+        self._pursuit.on_candidate(self.candidate.version if self.candidate else 0)
 
     def _tell(self) -> None:
         for listener in list(self._listeners):
@@ -312,7 +372,11 @@ class ServedModel:
         with self._changed:
             pursuit = self._pursuit.snapshot()
             failures = tuple(self._failures)
-        slot = self.slots.serving
+        slot, slots = self.slots.serving, self.slots.snapshot()
+        on_trial = self.candidate
+        candidate = 0 if on_trial is None else on_trial.version
+        if candidate == pursuit.serving:
+            candidate = 0
         manifest: Manifest | None = slot.manifest if slot is not None else None
         behind_s = 0.0
         if pursuit.behind_since is not None and slot is not None:
@@ -325,7 +389,7 @@ class ServedModel:
             step=manifest.step if manifest is not None else 0,
             age_ms=self.age_ms,
             behind_ms=round(behind_s * 1000),
-            slots=self.slots.snapshot(),
+            slots=slots,
             failures=failures,
             swaps=self._swaps,
             last_load_ms=self._last_load_ms,
@@ -333,6 +397,11 @@ class ServedModel:
             store_error=self._store_error,
             first_reply_ms=self._first_reply_ms,
             engine=self._engine(slot),
+            revision=slot.revision if slot is not None else 0,
+            candidate_version=candidate,
+            candidate_ready=any(
+                each.state is SlotState.STANDBY and each.version == candidate for each in slots
+            ),
         )
 
     def _engine(self, slot: Slot | None) -> EngineReport:

@@ -84,6 +84,9 @@ class ReplicaSettings(ContentSettings, HttpSettings, ProtectedSettings):
     store: str
     # Models to serve, each `model` or `model@channel`; the channel is `stable` unless named.
     models: CommaSeparated = ("digits",)
+    # Channel whose version is loaded beside the one that serves while a rollout of it runs against
+    # the channel followed; it flips only once that channel moves to it. "" loads none.
+    candidate_channel: str = Field("canary", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,127})?$")
     # Whether every caller of the port may load and unload models and set traces and logs. A replica
     # has no port of its own for that; gateways that are to do it need it where there are no
     # identities.

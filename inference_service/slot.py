@@ -41,12 +41,18 @@ class Slot:
     version_text: str = ""
     instance: Instance | None = None
     manifest: Manifest | None = None
+    # Of the followed channel, at which the version began to serve; 0 where it never did, or serves
+    # whatever the channel says. It stays while the slot stands by: a batch that pinned the serving
+    # slot a moment before a flip is still one of that revision.
+    revision: int = 0
 
     def provenance(self, now_ms: int) -> Provenance:
         """Of an answer computed on it at that wall-clock time; while it is pinned."""
         manifest = self.manifest
         assert manifest is not None
-        return Provenance(self.version, manifest.step, max(0, now_ms - manifest.fresh_time_ms))
+        revision = self.revision if self.state is SlotState.SERVING else 0
+        age_ms = max(0, now_ms - manifest.fresh_time_ms)
+        return Provenance(self.version, manifest.step, age_ms, revision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +148,7 @@ class Slots:
             # the slot keeps its version, which the batches on it still name in their answers.
             slot.state = SlotState.LOADING
             self._drained.wait_for(lambda: slot.pins == 0)
-            _name(slot, manifest)
+            _name(slot, manifest, 0)
         return slot
 
     def abandon_load(self, slot: Slot) -> None:
@@ -152,20 +158,26 @@ class Slots:
             slot.version, slot.version_text, slot.manifest = 0, "", None
 
     def set_aside(self, slot: Slot) -> None:
-        """The load succeeded but must not serve: a rollback target at hand."""
+        """The load succeeded but must not serve: it answers who asks for its version."""
         with self._lock:
             slot.state = SlotState.STANDBY
 
-    def flip(self, slot: Slot, manifest: Manifest) -> None:
-        """Batches pinned from now on run on `slot`, which holds `manifest`'s version; the one that
-        served stands by."""
+    def flip(self, slot: Slot, manifest: Manifest, revision: int = 0) -> None:
+        """Batches pinned from now on run on `slot`, which holds `manifest`'s version as of that
+        revision; the one that served stands by."""
         with self._lock:
-            _name(slot, manifest)
+            _name(slot, manifest, revision)
             if self._serving is not None:
                 self._serving.state = SlotState.STANDBY
             slot.state = SlotState.SERVING
             self._serving = slot
             self._wake()
+
+    def note_revision(self, revision: int) -> None:
+        """What serves is from now on what the channel says at that revision."""
+        with self._lock:
+            if self._serving is not None:
+                self._serving.revision = revision
 
     def clear(self) -> None:
         """Lets go of what both hold; for a model that is served no more and has no work left."""
@@ -176,6 +188,12 @@ class Slots:
                 slot.version, slot.version_text = 0, ""
                 slot.instance, slot.manifest = None, None
             self._wake()
+
+    @property
+    def standing_by(self) -> int:
+        """The version that stands by; 0 for none."""
+        with self._lock:
+            return next((s.version for s in self._slots if s.state is SlotState.STANDBY), 0)
 
     def standby(self, version: int) -> Slot | None:
         """The slot that stands by with `version`, verified when it was loaded."""
@@ -211,7 +229,8 @@ class Slots:
         return None
 
 
-def _name(slot: Slot, manifest: Manifest) -> None:
+def _name(slot: Slot, manifest: Manifest, revision: int) -> None:
     slot.version = manifest.version
     slot.version_text = str(manifest.version)
     slot.manifest = manifest
+    slot.revision = revision

@@ -81,6 +81,9 @@ def _add_model(reply: replica_pb2.ReplicaGetStatusResponse, snapshot: ServedSnap
         last_load_ms=snapshot.last_load_ms,
         load_step=snapshot.load_step,
         first_reply_ms=snapshot.first_reply_ms,
+        revision=snapshot.revision,
+        candidate_version=snapshot.candidate_version,
+        candidate_ready=snapshot.candidate_ready,
     )
     _set_engine(model.engine, snapshot.engine)
     for slot in snapshot.slots:

@@ -58,6 +58,8 @@ class Work:
     version: int = 0
     # How old the weights may be at most when its turn comes; None for any age.
     max_staleness_ms: int | None = None
+    # Revision of the channel at which what answers must have begun to serve; for an unpinned one.
+    min_revision: int = 0
     # Its place in a sequence of `caller`, None outside one.
     step: Step | None = None
     caller: str = ""

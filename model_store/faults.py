@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from model_store.blobs import at_once
 from model_store.records import Blob, Channel, Lease, Manifest, Removal
+from model_store.rollout import Rollout
 from model_store.store import Store
 
 _R = TypeVar("_R")
@@ -139,6 +140,7 @@ class FaultyStore(Store):
         expected_revision: int,
         epoch: int = 0,
         held: bool = False,
+        rollout: Rollout | None = None,
         reason: str,
     ) -> Channel:
         return self._do(
@@ -150,6 +152,7 @@ class FaultyStore(Store):
                 expected_revision=expected_revision,
                 epoch=epoch,
                 held=held,
+                rollout=rollout,
                 reason=reason,
             ),
         )

@@ -18,6 +18,7 @@ from chassis.errors import NotFound
 from chassis.names import checked_name
 from model_store import rules
 from model_store.records import Channel, Lease, Manifest, Removal
+from model_store.rollout import Rollout
 from model_store.store import Store
 
 _R = TypeVar("_R")
@@ -163,10 +164,11 @@ class LineStore(Store):
         expected_revision: int,
         epoch: int = 0,
         held: bool = False,
+        rollout: Rollout | None = None,
         reason: str,
     ) -> Channel:
         move = rules.Move(
-            model, name, version, expected_revision, epoch, held, reason, wall_time_ms()
+            model, name, version, expected_revision, epoch, held, reason, wall_time_ms(), rollout
         )
         rules.check_move(move)
         return self._change(model, lambda line: _move(line, move))

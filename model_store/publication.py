@@ -84,7 +84,7 @@ def rollback(
     Raises NotFound (CHANNEL_NOT_FOUND, VERSION_NOT_FOUND), FailedPrecondition (NO_EARLIER_VERSION),
     InvalidArgument (BAD_NAME, BAD_TEXT).
     """
-    current = _existing(store, model, channel)
+    current = existing_channel(store, model, channel)
     # Decided once: a version published while this call retries must not become its target.
     target = _earlier(store, current) if to_version is None else to_version
     for _ in range(_ATTEMPTS):
@@ -98,11 +98,12 @@ def rollback(
                 reason=reason,
             )
         except Aborted:
-            current = _existing(store, model, channel)
+            current = existing_channel(store, model, channel)
     raise Aborted("CHANNEL_MOVED", f"channel {channel!r} moved at each of {_ATTEMPTS} attempts")
 
 
-def _existing(store: Store, model: str, name: str) -> Channel:
+def existing_channel(store: Store, model: str, name: str) -> Channel:
+    """The channel as it stands. Raises NotFound (CHANNEL_NOT_FOUND)."""
     current = store.channel(model, name)
     if current is None:
         raise NotFound(

@@ -6,6 +6,7 @@ record it asked for, so that a whole record in the wrong place is damage too.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -26,12 +27,21 @@ from model_store.records import (
     SignedBy,
     TensorEntry,
 )
+from model_store.rollout import Rollout, RolloutPlan, RolloutState
 from protos.headrace.v1 import manifest_pb2
 
 _KIND_NUMBERS = {
     ProgramKind.EXPORTED: manifest_pb2.PROGRAM_KIND_EXPORTED,
     ProgramKind.IMPORT_PATH: manifest_pb2.PROGRAM_KIND_IMPORT_PATH,
 }
+_STATE_NUMBERS = {
+    RolloutState.RUNNING: manifest_pb2.ROLLOUT_STATE_RUNNING,
+    RolloutState.PROMOTED: manifest_pb2.ROLLOUT_STATE_PROMOTED,
+    RolloutState.ABORTED: manifest_pb2.ROLLOUT_STATE_ABORTED,
+}
+# Named alike in the record and on the wire.
+_PLAN_FIELDS = tuple(field.name for field in fields(RolloutPlan))
+_STATES = {number: state for state, number in _STATE_NUMBERS.items()}
 # No other use of a key signs bytes that begin so.
 _SIGNED_PREFIX = b"headrace manifest 1\0"
 _KINDS = {number: kind for kind, number in _KIND_NUMBERS.items()}
@@ -90,6 +100,7 @@ def encode_channel(channel: Channel) -> bytes:
             )
             for move in channel.history
         ],
+        rollout=None if channel.rollout is None else _rollout_message(channel.rollout),
     )
     return sealed(message)
 
@@ -105,8 +116,19 @@ def decode_channel(record: bytes, model: str, name: str) -> Channel:
         ChannelMove(move.version, move.revision, move.move_time_ms, move.reason)
         for move in message.history
     )
+    try:
+        rollout = _rollout(message.rollout) if message.HasField("rollout") else None
+    except KeyError as error:
+        raise DataLoss("CHANNEL_DAMAGED", f"{what} holds a value unknown here") from error
     return Channel(
-        model, name, message.version, message.revision, message.epoch, message.held, history
+        model,
+        name,
+        message.version,
+        message.revision,
+        message.epoch,
+        message.held,
+        history,
+        rollout,
     )
 
 
@@ -306,3 +328,23 @@ def _padding(message: manifest_pb2.Padding) -> Padding:
 
 def _spec(message: manifest_pb2.TensorSpec) -> TensorSpec:
     return TensorSpec(message.name, message.datatype, tuple(message.shape))
+
+
+def _rollout_message(rollout: Rollout) -> manifest_pb2.Rollout:
+    plan = rollout.plan
+    return manifest_pb2.Rollout(
+        against=rollout.against,
+        state=_STATE_NUMBERS[rollout.state],
+        stage=rollout.stage,
+        plan=manifest_pb2.RolloutPlan(**{name: getattr(plan, name) for name in _PLAN_FIELDS}),
+    )
+
+
+def _rollout(message: manifest_pb2.Rollout) -> Rollout:
+    plan = message.plan
+    return Rollout(
+        against=message.against,
+        state=_STATES[message.state],
+        stage=message.stage,
+        plan=RolloutPlan(**{name: getattr(plan, name) for name in _PLAN_FIELDS}),
+    )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from chassis.tensors import Signature
+from model_store.rollout import Rollout
 
 
 class ProgramKind(StrEnum):
@@ -164,8 +165,9 @@ class Channel:
     """A named pointer to a version.
 
     `revision` grows by one with every move and is what compare-and-set compares; `epoch` is that
-    of the publisher that moved it last; `held` is True after a rollback; `history` holds the
-    newest moves, oldest first, the present one included.
+    of the publisher that moved it last; `held` is True after a rollback and during a rollout;
+    `history` holds the newest moves, oldest first, the present one included. `rollout` is the one
+    whose candidate its version is or was; None where it never was.
     """
 
     model: str
@@ -175,6 +177,7 @@ class Channel:
     epoch: int
     held: bool
     history: tuple[ChannelMove, ...]
+    rollout: Rollout | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "history", tuple(self.history))

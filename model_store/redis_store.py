@@ -32,6 +32,7 @@ from model_store.records import Blob, Channel, Lease, Manifest, Removal
 from model_store.redis_blobs import RedisBlobs
 from model_store.redis_connection import RedisConnection
 from model_store.redis_scripts import model_key
+from model_store.rollout import Rollout
 from model_store.store import Store
 
 
@@ -154,10 +155,11 @@ class RedisStore(Store):
         expected_revision: int,
         epoch: int = 0,
         held: bool = False,
+        rollout: Rollout | None = None,
         reason: str,
     ) -> Channel:
         move = rules.Move(
-            model, name, version, expected_revision, epoch, held, reason, wall_time_ms()
+            model, name, version, expected_revision, epoch, held, reason, wall_time_ms(), rollout
         )
         rules.check_move(move)
         failpoint("store.channel.before_commit")

@@ -16,6 +16,7 @@ from chassis.names import checked_name
 from chassis.tensors import ELEMENT_BYTES, element_count
 from model_store.digests import checked_digest
 from model_store.records import Channel, ChannelMove, Lease, Manifest, Probe, TensorEntry
+from model_store.rollout import Rollout, check_rollout
 
 HISTORY_MOVES = 32
 MAX_TEXT = 512
@@ -38,6 +39,7 @@ class Move:
     held: bool
     reason: str
     move_time_ms: int
+    rollout: Rollout | None = None
 
 
 def check_manifest(manifest: Manifest) -> None:
@@ -237,11 +239,13 @@ def needed_versions(
 def check_move(move: Move) -> None:
     """Refuses a wish that is wrong whatever is stored.
 
-    Raises InvalidArgument (BAD_NAME, BAD_MOVE, BAD_TEXT).
+    Raises InvalidArgument (BAD_NAME, BAD_MOVE, BAD_TEXT, BAD_ROLLOUT).
     """
     checked_name(move.model, what="model")
     checked_name(move.name, what="channel")
     check_text(move.reason, what="reason")
+    if move.rollout is not None:
+        check_rollout(move.rollout)
     for field in ("version", "expected_revision", "epoch"):
         if not 0 <= getattr(move, field) <= _INT64_MAX:
             raise InvalidArgument("BAD_MOVE", f"{field} must be 0 or more", field=field)
@@ -272,6 +276,7 @@ def moved(current: Channel | None, move: Move, newest_epoch: int) -> Channel:
         epoch=move.epoch or channel_epoch,
         held=move.held,
         history=(*past, position)[-HISTORY_MOVES:],
+        rollout=move.rollout,
     )
 
 

@@ -18,6 +18,7 @@ from typing import Self
 
 from model_store.blobs import at_once, place
 from model_store.records import Blob, Channel, Lease, Manifest, Removal
+from model_store.rollout import Rollout
 
 
 class Store(ABC):
@@ -168,15 +169,18 @@ class Store(ABC):
         expected_revision: int,
         epoch: int = 0,
         held: bool = False,
+        rollout: Rollout | None = None,
         reason: str,
     ) -> Channel:
         """Points the channel at `version` if its revision is the expected one (0: not there yet).
 
         `epoch` 0 moves without fencing (an operator) and keeps the channel's epoch; `held` says
-        whether publishers must leave it there; `reason` goes into the history, which keeps the
-        newest 32 moves. Durable when it returns.
-        Raises, in this order, InvalidArgument (BAD_MOVE, BAD_TEXT), NotFound (VERSION_NOT_FOUND),
-        FailedPrecondition (STALE_EPOCH, UNKNOWN_EPOCH), Aborted (CHANNEL_MOVED).
+        whether publishers must leave it there; `rollout` becomes the channel's, None takes it from
+        the channel; `reason` goes into the history, which keeps the newest 32 moves. Durable when
+        it returns.
+        Raises, in this order, InvalidArgument (BAD_MOVE, BAD_TEXT, BAD_ROLLOUT), NotFound
+        (VERSION_NOT_FOUND), FailedPrecondition (STALE_EPOCH, UNKNOWN_EPOCH), Aborted
+        (CHANNEL_MOVED).
         """
 
     @abstractmethod

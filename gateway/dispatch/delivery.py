@@ -156,15 +156,26 @@ class Delivery:
         self.abandon_at = self.hedge_at = float("inf")
         self._look_again()
 
-    def on_expired(self, *, now: float) -> None:
-        """Ends the requests whose deadline has passed."""
-        self.batch.expire(now)
+    def on_expired(self, *, now: float) -> int:
+        """Ends the requests whose deadline has passed; how many."""
+        late = self.batch.expire(now)
         self._look_again()
+        return late
 
     @property
     def shared(self) -> bool:
         """Whether the other delivery of the batch may still answer it."""
         return self.twin is not None and not self.twin.over
+
+    def afresh(self, failure: Failure, *, now: float) -> Delivery:
+        """The same batch for any endpoint: what it asked for was more than it needs."""
+        return Delivery(
+            self.batch,
+            self.attempts,
+            check_at=self.batch.deadline,
+            returned_at=now,
+            failure=failure,
+        )
 
     def hedge(self, *, now: float) -> Delivery:
         """A second delivery of the batch, for another endpoint than this one's."""

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from chassis.errors import Unavailable
 from chassis.telemetry import logger
 from gateway import metrics
+from gateway.arms import Arms
 from gateway.dispatch.affinity import Affinity
+from gateway.dispatch.comparison import Comparison
 from gateway.dispatch.delivery import Carrier, Delivery, Ended, Failure, Outcome
 from gateway.ingress.batch import Batch, BatchReply, Sample
 from gateway.ingress.door import Door
@@ -24,6 +26,7 @@ from gateway.ingress.generation import Generation
 from gateway.policy.balance import Balance
 from gateway.policy.lane import QueueKey
 from gateway.policy.retry import RetryPolicy, Verdict
+from gateway.policy.rollout import Rollouts
 from gateway.policy.schedule import Schedule
 from gateway.policy.sequences import Sequences
 from gateway.policy.speed import Observation
@@ -61,8 +64,13 @@ class Dispatcher:
         retry: RetryPolicy,
         ledger: Ledger,
         spans: Spans,
+        comparison: Comparison | None = None,
+        on_newer: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`on_newer` hears of models of which some endpoint serves a newer revision than all."""
+        self._comparison = comparison or Comparison(Arms(Rollouts().current))
+        self._on_newer = on_newer
         self._door = door
         self._carrier = carrier
         self._balance = balance
@@ -126,7 +134,7 @@ class Dispatcher:
         self._door.prune(now)
         for delivery_id, delivery in list(self._flying.items()):
             if delivery.check_at <= now:
-                delivery.on_expired(now=now)
+                self._comparison.on_expired(delivery.batch, delivery.on_expired(now=now))
                 if delivery.abandon_at <= now and delivery_id in self._flying:
                     self._abandon(delivery_id, delivery)
                 elif delivery.hedge_at <= now:
@@ -213,6 +221,7 @@ class Dispatcher:
         if isinstance(batch, Generation) and batch.done:
             batch.leave(now)
         else:
+            self._comparison.on_given_up(batch, delivery.failure, now)
             batch.fail(error, now)
 
     def _address_for(self, delivery: Delivery, now: float) -> str | None:
@@ -310,7 +319,8 @@ class Dispatcher:
     def _hedge_at(self, delivery_id: int, delivery: Delivery) -> float:
         """When the attempt takes so long that another endpoint is asked as well."""
         batch = delivery.batch
-        once = batch.key.alone or batch.done or delivery.twin is not None
+        # What a candidate takes too long for goes to the version beside it, not to a second one.
+        once = batch.key.alone or batch.key.candidate or batch.done or delivery.twin is not None
         if once or not self._spans.hedging or len(self._balance.serving(batch.key.model)) < 2:
             return float("inf")
         return self._schedule.overdue_at(delivery_id)
@@ -350,8 +360,11 @@ class Dispatcher:
         now = self._clock()
         key = delivery.batch.key
         self._seats(key).on_ended(delivery.address)
+        seen: Observation | None = None
         if isinstance(outcome, BatchReply):
-            self._show(key.model, self._schedule.on_answered(delivery_id, key, now))
+            seen = self._schedule.on_answered(delivery_id, key, now)
+            self._show(key.model, seen)
+            self._note_revision(delivery.address, key, outcome)
         elif not key.decoupled:
             self._schedule.on_ended(delivery_id, key, now)
         metrics.INFLIGHT.set(len(self._flying))
@@ -364,6 +377,8 @@ class Dispatcher:
         # First in line: the endpoint's next batch leaves before the callers of this one wake up.
         self.wake()
         if isinstance(delivery.batch, Sample):
+            if isinstance(outcome, BatchReply):
+                delivery.batch.complete(outcome, now)
             return
         self._retry.on_success()
         if isinstance(outcome, Ended):
@@ -374,8 +389,27 @@ class Dispatcher:
         if delivery.twin is not None and delivery.batch.done:
             # The other delivery was faster.
             return
+        self._comparison.on_answered(delivery.batch, outcome, seen, now)
         delivery.batch.complete(outcome, now)
         metrics.BATCH_SECONDS.labels(delivery.batch.key.model).observe(outcome.infer_s)
+        self._copy(delivery.batch, outcome, now)
+
+    def _note_revision(self, address: str, key: QueueKey, reply: BatchReply) -> None:
+        """What an answer tells of its endpoint is news before any health check brings it."""
+        if self._on_newer is None or reply.provenance is None or not reply.provenance.revision:
+            return
+        if self._seats(key).on_revision(address, key.model, reply.provenance.revision):
+            self._on_newer(key.model)
+
+    def _copy(self, batch: Batch, reply: BatchReply, now: float) -> None:
+        """Has a rollout's candidate compute the same, while nobody waits for its endpoint."""
+        if any(key.model == batch.key.model for key in self._door.waiting()):
+            return
+        copy = self._comparison.copy_of(batch, reply, now)
+        if copy is not None:
+            address = self._schedule.pick(copy.key.model, copy.pinned, (), now)
+            if address is not None and not self._balance.inflight(address):
+                self._send(Delivery(copy), address, now, reason="shadow")
 
     def _show(self, model: str, seen: Observation | None) -> None:
         if seen is None or not seen.expected_s:
@@ -387,6 +421,10 @@ class Dispatcher:
     def _on_failure(self, delivery: Delivery, failure: Failure, now: float) -> None:
         batch = delivery.batch
         delivery.on_returned(failure, now=now)
+        if self._comparison.on_failed(batch, failure):
+            # Free of charge, once: the caller asked for no candidate.
+            self._returned.append(delivery.afresh(failure, now=now))
+            return
         if batch.done or delivery.shared:
             self._give_up(delivery, now)
             return

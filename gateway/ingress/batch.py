@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from chassis.errors import DeadlineExceeded, HeadraceError
@@ -27,6 +27,9 @@ SAMPLE_S = 5.0
 # name, datatype, shape, raw bytes
 Tensor = tuple[str, str, tuple[int, ...], bytes]
 Part = tuple[TensorSpec, tuple[int, ...], bytes]
+# The outputs that callers got, those of a copy, rows.
+Compare = Callable[[Sequence["Part"], Sequence["Part"], int], None]
+MILLISECONDS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +50,15 @@ class Batch:
     """Requests joined; `rows` in all, `deadline` the earliest, `last_deadline` the latest.
 
     `pinned` is the version it must run on, 0 for any; `carried` are the parameters that a replica
-    must see; `step` is its place in a sequence, as replicas are told it.
+    must see; `step` is its place in a sequence, as replicas are told it. `blamed`: a rollout's
+    candidate failed it, and it is to be seen whether another version does too.
     """
 
     __slots__ = (
         "_join_ns",
         "_ledger",
         "_requests",
+        "blamed",
         "carried",
         "key",
         "model",
@@ -78,6 +83,7 @@ class Batch:
         self.tensors = _joined(requests, self.rows)
         self.taken_at = now
         self._requests = requests
+        self.blamed = False
         self._ledger = ledger
         self._join_ns = time.perf_counter_ns() - started_ns
 
@@ -141,15 +147,42 @@ class Batch:
         """Gives each request that still waits the status."""
         fail_all(self._requests, error, self._ledger, now)
 
-    def expire(self, now: float) -> None:
-        """Ends the requests whose deadline has passed."""
-        late = [request for request in self._requests if request.deadline <= now]
+    def expire(self, now: float) -> int:
+        """Ends the requests whose deadline has passed; how many."""
+        late = [
+            request
+            for request in self._requests
+            if request.deadline <= now and not request.answered
+        ]
         fail_all(late, expired(), self._ledger, now)
+        return len(late)
 
     def split(self) -> list[Batch]:
         """Each request that still waits, in a batch of its own."""
         waiting = (request for request in self._requests if not request.answered)
-        return [Batch([request], self._ledger, now=self.taken_at) for request in waiting]
+        parts = [Batch([request], self._ledger, now=self.taken_at) for request in waiting]
+        for part in parts:
+            part.blamed = self.blamed
+        return parts
+
+    def leave_candidate(self, *, blamed: bool) -> None:
+        """From now on any version may answer."""
+        self.pinned = 0
+        self.blamed = blamed
+        for request in self._requests:
+            request.version = 0
+
+    def waits_ms(self, now: float) -> list[float]:
+        """Milliseconds since each request came that is not answered yet."""
+        return [
+            (now - request.arrived_at) * MILLISECONDS
+            for request in self._requests
+            if not request.answered
+        ]
+
+    def shadow(self, version: int, reply: BatchReply, compare: Compare, now: float) -> Shadow:
+        """A copy of it for `version`, whose answer `compare` gets together with this one's."""
+        return Shadow(self, version, reply, compare, now)
 
     def sample(self) -> Sample:
         """A copy of the first request, which nobody waits for."""
@@ -186,6 +219,37 @@ class Sample(Batch):
 
     def complete(self, reply: BatchReply, now: float) -> None:
         """The answer is thrown away: the caller got one from elsewhere."""
+
+
+class Shadow(Sample):
+    """A copy of an answered batch for a rollout's candidate; both outputs are compared."""
+
+    __slots__ = ("_compare", "_reply")
+
+    def __init__(
+        self, batch: Batch, version: int, reply: BatchReply, compare: Compare, now: float
+    ) -> None:
+        # The tensors are shared: they are joined already, and never written to.
+        self.key = batch.key._replace(version=version, candidate=True)
+        self.model = batch.model
+        self.pinned = version
+        self.carried = batch.carried
+        self.step = None
+        self.priority = batch.priority
+        self.rows = batch.rows
+        self.tensors = batch.tensors
+        self.taken_at = now
+        self.blamed = False
+        self._requests = []
+        self._ledger = batch._ledger
+        self._join_ns = 0
+        self._reply = reply
+        self._compare = compare
+
+    def complete(self, reply: BatchReply, now: float) -> None:
+        """Both answers are compared."""
+        rows = self.rows if self.key.max_rows else 1
+        self._compare(self._reply.outputs, reply.outputs, rows)
 
 
 def reply_to(

@@ -98,11 +98,11 @@ class Generation(Batch):
         self._miss(now, cancelled=False)
         super().fail(error, now)
 
-    def expire(self, now: float) -> None:
-        """Ends the request if its deadline has passed."""
+    def expire(self, now: float) -> int:
+        """Ends the request if its deadline has passed; 1 if it did."""
         if self.deadline <= now:
             self._miss(now, cancelled=False)
-        super().expire(now)
+        return super().expire(now)
 
     def leave(self, now: float) -> None:
         """Nobody waits for it: where that is news, its caller went away."""

@@ -17,7 +17,12 @@ from chassis.oip import checked_version
 from chassis.outputs import output_forms, wanted_outputs
 from chassis.padding import Cuts, padder_of
 from chassis.parameters import amount_in
-from chassis.provenance import MAX_STALENESS_PARAMETER, max_staleness_ms
+from chassis.provenance import (
+    MAX_STALENESS_PARAMETER,
+    MIN_REVISION_PARAMETER,
+    max_staleness_ms,
+    min_revision,
+)
 from chassis.sequences import SequenceId, Step, sequence_required, step_of
 from chassis.shared_memory import NO_REGIONS, Regions
 from gateway.catalog import ServedModel
@@ -42,6 +47,7 @@ class Request:
     the outputs. `due_at` is when a replica must have answered, for the deadline and the class's
     objective; `tenant` is on whose account it goes. `wanted` holds positions of outputs in the
     signature, `forms` how each travels; `answer` ends with a ModelInferResponse or a HeadraceError.
+    Requests of one `session` are tried on a rollout's candidate together; "" stands alone.
     `step` is its place in a sequence of its caller, `wire_step` the same as replicas are told it;
     both None outside a sequence.
     """
@@ -66,6 +72,7 @@ class Request:
         "raw",
         "responses",
         "rows",
+        "session",
         "shapes",
         "size_bytes",
         "step",
@@ -125,6 +132,7 @@ class Request:
         self.carried: tuple[tuple[str, str | int], ...] = ()
         self.priority = priorities.default
         self.tenant = caller
+        self.session = ""
         self.step: Step | None = None
         self.wire_step: Step | None = None
         if message.parameters:
@@ -132,6 +140,7 @@ class Request:
             self.priority = priorities.level(message.parameters)
             if not caller:
                 self.tenant = tenant_parameter(message.parameters)
+            self.session = session_parameter(message.parameters)
             self.step = step_of(message.parameters)
         if self.step is None and model.signature.states:
             raise sequence_required(model.name)
@@ -149,6 +158,21 @@ class Request:
         self.priority = priority
         self.objective_binds = False
         self.due_at = self.deadline
+
+    @property
+    def open_to_candidate(self) -> bool:
+        """Whether a rollout's candidate may answer it: it names nothing that says otherwise."""
+        return not (
+            self.version
+            or self.step is not None
+            or self.key.decoupled
+            or (self.carried and any(name == "channel" for name, _ in self.carried))
+        )
+
+    def try_candidate(self, version: int) -> None:
+        """A rollout's candidate is asked first; before it waits."""
+        self.version = version
+        self.key = self.key._replace(version=version, candidate=True)
 
     def _pad(self, limits: Limits) -> None:
         padder = padder_of(self.model.signature)
@@ -199,6 +223,9 @@ def carried_parameters(parameters: Any) -> tuple[tuple[str, str | int], ...]:
     staleness_ms = max_staleness_ms(parameters)
     if staleness_ms is not None:
         carried.append((MAX_STALENESS_PARAMETER, staleness_ms))
+    revision = min_revision(parameters)
+    if revision:
+        carried.append((MIN_REVISION_PARAMETER, revision))
     return tuple(carried)
 
 
@@ -213,6 +240,20 @@ def tenant_parameter(parameters: Any) -> str:
     if choice.WhichOneof("parameter_choice") != "string_param":
         raise _bad_parameter("tenant", "a string")
     return checked_name(choice.string_param, what="tenant") if choice.string_param else ""
+
+
+def session_parameter(parameters: Any) -> str:
+    """What a caller names the session that its requests belong to; "" where it does not.
+
+    Raises InvalidArgument (BAD_PARAMETER).
+    """
+    if "session" not in parameters:
+        return ""
+    choice = parameters["session"]
+    kind = choice.WhichOneof("parameter_choice")
+    if kind not in ("string_param", "int64_param", "uint64_param"):
+        raise _bad_parameter("session", "a string or an integer")
+    return str(getattr(choice, kind))
 
 
 def timeout_parameter_s(parameters: Any) -> float | None:

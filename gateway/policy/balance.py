@@ -8,6 +8,10 @@ beats sampling (power of two choices is for many gateways with stale counts). A 
 it began; its endpoint's *tenure*, one uninterrupted service of a model, tells whether that is still
 the place it was.
 
+Where endpoints tell at which revision of its channel a model's version began to serve
+(`on_revision`), what is not pinned goes to those at the newest revision alone: whoever got an
+answer of it never gets one from before it.
+
 It also knows since when a model has had no endpoint, which bounds how long its requests wait.
 Whether an endpoint is healthy is decided in `health`.
 """
@@ -28,6 +32,8 @@ class _Seat:
     inflight: int = 0
     # The number of its present service of each model.
     tenures: dict[str, int] = field(default_factory=dict)
+    # Of the channel at which its serving version of each model began to serve.
+    revisions: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,8 @@ class Balance:
         # of it for each request would cost more than everything else.
         self._open: dict[str, _Seat] = {}
         self._unserved_since: dict[str, float] = {}
+        # The newest revision of each model whose endpoints tell theirs.
+        self._newest: dict[str, int] = {}
         self._tenures = 0
 
     def on_endpoint(self, address: str, serves: Serves, *, now: float) -> None:
@@ -59,6 +67,7 @@ class Balance:
         self._note_outages(before, now)
         for model in before.keys() - serves.keys():
             del seat.tenures[model]
+            self._forget_revision(seat, model)
         for model in serves:
             self._unserved_since.pop(model, None)
             if model not in seat.tenures:
@@ -71,6 +80,31 @@ class Balance:
         self._open.pop(address, None)
         if seat is not None:
             self._note_outages(seat.serves, now)
+            for model in list(seat.revisions):
+                self._forget_revision(seat, model)
+
+    def on_revision(self, address: str, model: str, revision: int) -> bool:
+        """The endpoint's version of the model began to serve at that revision of the channel.
+
+        Whether it is newer than any known before: the others are behind or not heard of yet.
+        """
+        seat = self._seats.get(address)
+        if seat is None or model not in seat.serves or revision <= seat.revisions.get(model, 0):
+            return False
+        seat.revisions[model] = revision
+        newer = revision > self._newest.get(model, 0)
+        if newer:
+            self._newest[model] = revision
+        return newer
+
+    def behind(self, model: str) -> list[str]:
+        """Endpoints that serve the model at an older revision than the newest."""
+        newest = self._newest.get(model, 0)
+        return [
+            address
+            for address, seat in self._seats.items()
+            if model in seat.serves and seat.revisions.get(model, 0) < newest
+        ]
 
     def on_sent(self, address: str) -> None:
         """A batch went to the endpoint."""
@@ -162,10 +196,18 @@ class Balance:
             version in seat.serves.get(model, ()) and address not in avoid
             for address, seat in self._seats.items()
         )
+        newest = 0 if version else self._newest.get(model, 0)
         for address, seat in seats.items():
             versions = seat.serves.get(model)
-            if versions is not None and address not in avoid and (not holds or version in versions):
+            if versions is None or address in avoid or (holds and version not in versions):
+                continue
+            if not newest or seat.revisions.get(model, 0) >= newest:
                 yield address, seat
+
+    def _forget_revision(self, seat: _Seat, model: str) -> None:
+        if seat.revisions.pop(model, 0):
+            known = [other.revisions.get(model, 0) for other in self._seats.values()]
+            self._newest[model] = max(known, default=0)
 
     def _note_outages(self, models: Collection[str], now: float) -> None:
         for model in models:

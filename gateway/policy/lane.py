@@ -18,6 +18,7 @@ class QueueKey(NamedTuple):
     """What requests must share to travel in one batch.
 
     `version` is 0 where none is pinned; `carried` are the parameters that change an answer;
+    with `candidate` it is that of a rollout, and another may answer where it cannot;
     `shapes` are the per-row shapes of the inputs, empty where the signature fixes them;
     `max_rows` bounds a batch, and 0 stands for a model whose batch is one request.
     """
@@ -33,6 +34,8 @@ class QueueKey(NamedTuple):
     decoupled: bool = False
     # The sequence (see `sequences`) whose requests these are, each a batch of its own; 0 for none.
     sequence: int = 0
+    # Whether its requests try a rollout's candidate, the `version`.
+    candidate: bool = False
 
     @property
     def alone(self) -> bool:

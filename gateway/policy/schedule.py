@@ -150,8 +150,11 @@ class Schedule:
         self._quote(key.model, model)
 
     def on_answered(self, flight_id: int, key: QueueKey, now: float) -> Observation | None:
-        """A batch was answered; what that tells of its endpoint."""
-        seen = self._speeds.on_answered(flight_id, now)
+        """A batch was answered; what that tells of its endpoint.
+
+        A candidate's batches teach nothing: how fast the version beside it is decides.
+        """
+        seen = self._speeds.on_answered(flight_id, now, typical=not key.candidate)
         self._on_landed(key, now)
         return seen
 

@@ -89,8 +89,13 @@ class Speeds:
         flight = _Flight(address, model, rows, now, ends_at)
         endpoint.flights[flight_id] = self._flights[flight_id] = flight
 
-    def on_answered(self, flight_id: int, now: float) -> Observation | None:
-        """The endpoint answered it; None if that teaches nothing: its first batch of the model."""
+    def on_answered(
+        self, flight_id: int, now: float, *, typical: bool = True
+    ) -> Observation | None:
+        """The endpoint answered it; None if that tells nothing: its first batch of the model.
+
+        Nothing is learned from one that is not `typical` of what is to come.
+        """
         first = self._is_first(flight_id)
         flight = self._forget(flight_id)
         if flight is None:
@@ -98,7 +103,7 @@ class Speeds:
         endpoint = self._endpoints[flight.address]
         seconds = now - max(flight.sent_at, endpoint.answered_at)
         endpoint.answered_at = now
-        seen = self._learn(endpoint, flight, seconds)
+        seen = self._learn(endpoint, flight, seconds, typical)
         if first:
             self._begin_next(endpoint, now)
         return seen
@@ -223,13 +228,18 @@ class Speeds:
             if latency.known
         }
 
-    def _learn(self, endpoint: _Endpoint, flight: _Flight, seconds: float) -> Observation | None:
+    def _learn(
+        self, endpoint: _Endpoint, flight: _Flight, seconds: float, typical: bool
+    ) -> Observation | None:
+        if not typical:
+            expected_s = self.latency(flight.address, flight.model).predict(flight.rows)
+            return Observation(flight.address, expected_s, seconds)
         if flight.model not in endpoint.warm:
             # The first batch pays for the connection, and for all that was not yet warm.
             endpoint.warm.add(flight.model)
             return None
-        typical = self._typical.setdefault(flight.model, float(flight.rows))
-        self._typical[flight.model] = typical + TYPICAL_WEIGHT * (flight.rows - typical)
+        rows = self._typical.setdefault(flight.model, float(flight.rows))
+        self._typical[flight.model] = rows + TYPICAL_WEIGHT * (flight.rows - rows)
         latency = self.latency(flight.address, flight.model)
         expected_s = latency.predict(flight.rows)
         latency.on_batch(flight.rows, seconds)

@@ -75,6 +75,7 @@ def replica_rows(address: str, status: replica_pb2.ReplicaGetStatusResponse) -> 
             "behind_s": model.behind_ms / 1000,
             "first_reply_s": model.first_reply_ms / 1000,
             "slots": slots_text(model),
+            "candidate": candidate_text(model),
             "swaps": model.swaps,
             "engine": engine_text(model),
             "staging_mib_per_s": round(status.staging.bytes_per_s / 2**20, 1),
@@ -91,6 +92,13 @@ def slots_text(model: replica_pb2.ReplicaModelStatus) -> str:
         f"v{slot.version} {state_name(replica_pb2.SlotState, slot.state, 'SLOT_STATE_')}"
         for slot in model.slots
     )
+
+
+def candidate_text(model: replica_pb2.ReplicaModelStatus) -> str:
+    """ "v8 ready" or "v8 not ready"; "" without a rollout."""
+    if not model.candidate_version:
+        return ""
+    return f"v{model.candidate_version} {'ready' if model.candidate_ready else 'not ready'}"
 
 
 def engine_text(model: replica_pb2.ReplicaModelStatus) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headrace.cli.output import Format, FormatOption, print_record, print_rows
 from headrace.cli.stores import StoreOption, channel_row, opened
+
+if TYPE_CHECKING:
+    from model_store.records import Channel
+    from model_store.store import Store
 
 channel_app = typer.Typer(help="Named pointers to versions.", no_args_is_help=True)
 
@@ -67,8 +71,35 @@ def rollback(
     reason: Annotated[str, typer.Option(help="Why; kept in the history.")] = "rollback",
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Move a channel back and hold it there; `channel set` releases it."""
+    """Move a channel back and hold it there; `channel set` releases it.
+
+    A rollout against the channel is given up.
+    """
     from model_store.publication import rollback as move_back
 
-    moved = move_back(opened(store), model, channel=channel, to_version=to, reason=reason)
+    opened_store = opened(store)
+    moved = move_back(opened_store, model, channel=channel, to_version=to, reason=reason)
+    # After the hold, which keeps controllers from promoting meanwhile.
+    _give_up_rollouts(opened_store, moved)
     print_record(channel_row(moved), output)
+
+
+def _give_up_rollouts(store: Store, moved: Channel) -> None:
+    """Ends those against `moved`: whoever goes back wants no newer version tried on callers."""
+    from chassis.errors import FailedPrecondition
+    from model_store.promotion import abort
+
+    for channel in store.channels(moved.model):
+        rollout = channel.rollout
+        if rollout is None or not rollout.running or rollout.against != moved.name:
+            continue
+        why = f"channel {moved.name} was rolled back to version {moved.version}"
+        try:
+            abort(store, moved.model, channel=channel.name, reason=why)
+        except FailedPrecondition:
+            # A controller that saw the hold was faster.
+            continue
+        typer.echo(
+            f"the rollout of version {channel.version} on channel {channel.name} is given up",
+            err=True,
+        )

@@ -18,6 +18,7 @@ from headrace.cli import (
     keys,
     load,
     predict,
+    rollout,
     services,
     status,
     train,
@@ -38,6 +39,7 @@ up.register(app)
 services.register(app)
 versions.register(app)
 channels.register(app)
+rollout.register(app)
 upkeep.register(app)
 predict.register(app)
 load.register(app)

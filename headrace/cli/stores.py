@@ -36,6 +36,17 @@ def opened(url: str | None) -> Store:
     return open_store(named)
 
 
+def known_model(store: Store, model: str) -> None:
+    """Raises NotFound (MODEL_NOT_FOUND), which names the closest one there is."""
+    from chassis.errors import NotFound
+    from chassis.settings import nearest
+
+    models = store.models()
+    if model not in models:
+        hint = nearest(model, models) if models else "it holds none"
+        raise NotFound("MODEL_NOT_FOUND", f"model {model!r} is not in this store: {hint}")
+
+
 def manifest_row(manifest: Manifest) -> Row:
     """A version as one row."""
     return {

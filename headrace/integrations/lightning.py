@@ -11,7 +11,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from headrace.integrations.publishing import Gate, Plan, Progress, Publishing
+from headrace.gate import Gate
+from headrace.integrations.publishing import Plan, Progress, Publishing
 from headrace.model import Model
 from headrace.policy.publish_policy import PublishRule
 from model_store import Store

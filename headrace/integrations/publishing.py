@@ -19,6 +19,7 @@ from torch import nn
 
 from chassis.errors import FailedPrecondition, HeadraceError, InvalidArgument
 from chassis.telemetry import logger
+from headrace.gate import Gate, refusal_of
 from headrace.model import Model
 from headrace.policy.publish_policy import PublishPolicy, PublishRule, Reason
 from headrace.publisher import Publisher
@@ -26,8 +27,6 @@ from headrace.weights import unwrapped
 from model_store import Store
 
 log = logger(__name__)
-
-Gate = Callable[[Mapping[str, float]], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,8 @@ class Plan:
 
     `store` and `model` are Publisher's, and so are `options` (inputs, example_inputs, channel ...).
     `part` names the submodule to publish, such as "model"; empty for the whole module.
-    `gate` gets the newest metrics and says whether these weights may be published.
+    `gate` gets the newest metrics and says whether these weights may be published; or it holds
+    bounds by metric, as Publisher's.
     `raise_errors` lets a publication that fails end the training; else it is logged and counted.
     """
 
@@ -60,6 +60,8 @@ class Plan:
     def __post_init__(self) -> None:
         # An option that does not exist is told now, not when the training begins.
         inspect.signature(Publisher).bind(self.store, self.model, **self.options)
+        if self.gate is not None:
+            refusal_of(self.gate)
         for name in ("every_steps", "every_s"):
             value = getattr(self.rule, name)
             if not (math.isfinite(value) and value >= 0):
@@ -98,6 +100,7 @@ class Publishing:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._plan = plan
+        self._refusal = None if plan.gate is None else refusal_of(plan.gate)
         self._module = unwrapped(module).get_submodule(plan.part)
         self._clock = clock
         self._progress = progress
@@ -182,12 +185,11 @@ class Publishing:
             self._publisher.close()
 
     def _may_publish(self) -> bool:
-        gate = self._plan.gate
-        if gate is None or gate(dict(self._metrics)):
-            return True
-        self.withheld += 1
-        log.info("withheld by the gate", step=self._step, metrics=self._metrics)
-        return False
+        why = "" if self._refusal is None else self._refusal(dict(self._metrics))
+        if why:
+            self.withheld += 1
+            log.info("withheld by the gate", step=self._step, why=why, metrics=self._metrics)
+        return not why
 
     def _publish(self, reason: Reason) -> int:
         version = self._opened().publish(self._module, step=self._step, metrics=self._metrics)

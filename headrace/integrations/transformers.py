@@ -12,7 +12,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from headrace.integrations.publishing import Gate, Plan, Progress, Publishing, finite_numbers
+from headrace.gate import Gate
+from headrace.integrations.publishing import Plan, Progress, Publishing, finite_numbers
 from headrace.model import Model
 from headrace.policy.publish_policy import PublishPolicy, PublishRule
 from model_store import Store

@@ -116,6 +116,7 @@ def test_roles_say_what_an_identity_may(guard):
         (INFERENCE, "ModelInfer", "infer"),
         (INFERENCE, "ModelStreamInfer", "infer"),
         (INFERENCE, "RepositoryModelLoad", ""),
+        ("headrace.v1.Feedback", "Report", "infer"),
         ("headrace.v1.Trainer", "StartRun", "control"),
         ("headrace.v1.Trainer", "WatchRun", ""),
         ("headrace.v1.GatewayAdmin", "GetStatus", ""),

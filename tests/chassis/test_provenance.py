@@ -3,7 +3,7 @@
 import pytest
 
 from chassis.errors import InvalidArgument
-from chassis.provenance import Provenance, max_staleness_ms, provenance_in
+from chassis.provenance import Provenance, max_staleness_ms, min_revision, provenance_in
 from protos.inference import grpc_service_pb2 as oip
 
 
@@ -17,6 +17,24 @@ def test_a_reply_tells_its_provenance_under_our_names():
         "headrace.age_ms": 2**40,
     }
     assert provenance_in(reply.parameters) == told
+
+
+def test_a_revision_is_told_where_there_is_one():
+    reply = oip.ModelInferResponse()
+    told = Provenance(7, 1200, 3, 12)
+    told.write(reply.parameters)
+    assert reply.parameters["headrace.revision"].int64_param == 12
+    assert provenance_in(reply.parameters) == told
+
+
+def test_a_request_bounds_the_revision():
+    request = oip.ModelInferRequest()
+    assert min_revision(request.parameters) is None
+    request.parameters["min_revision"].int64_param = 12
+    assert min_revision(request.parameters) == 12
+    request.parameters["min_revision"].string_param = "12"
+    with pytest.raises(InvalidArgument, match="'min_revision' must be a number of moves"):
+        min_revision(request.parameters)
 
 
 def test_another_servers_reply_tells_none():

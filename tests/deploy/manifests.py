@@ -68,7 +68,7 @@ def containers(root: str) -> Iterator[tuple[str, Document, Document]]:
 
 def container_ports(document: Document) -> dict[str, int]:
     [container] = pod(document)["containers"]
-    return {port["name"]: port["containerPort"] for port in container["ports"]}
+    return {port["name"]: port["containerPort"] for port in container.get("ports", [])}
 
 
 def selects(selector: dict[str, str], labels: dict[str, str]) -> bool:

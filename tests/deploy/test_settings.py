@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from chassis.connections import is_loopback
 from chassis.errors import InvalidArgument
 from chassis.settings import ProcessSettings
 from gateway.settings import GatewaySettings
@@ -63,7 +64,11 @@ def test_ports_are_the_containers(root, component, loaded):
     expected = {"grpc": loaded.port, "metrics": loaded.metrics_port}
     # What is off, or does not exist, has no port.
     http_port = getattr(loaded, "http_port", -1)
-    assert ports == expected | ({"http": http_port} if http_port >= 0 else {})
+    if http_port >= 0:
+        expected["http"] = http_port
+    if not is_loopback(getattr(loaded, "admin_host", "127.0.0.1")):
+        expected["admin"] = loaded.admin_port
+    assert ports == expected
 
 
 @every_pod

@@ -5,7 +5,7 @@ import yaml
 from typer.testing import CliRunner
 
 from headrace.cli.main import app
-from tests.deploy.manifests import OVERLAYS, of_kind, settings_text
+from tests.deploy.manifests import OVERLAYS, of_kind, pod, settings_text, workload
 
 every_overlay = pytest.mark.parametrize("root", OVERLAYS)
 
@@ -28,6 +28,13 @@ def test_it_collects_the_store_that_replicas_read(root):
     [container] = job(root)[1]["containers"]
     [store] = [item["value"] for item in container["env"] if item["name"] == "HEADRACE_STORE"]
     assert store == yaml.safe_load(settings_text(root, "replica"))["replica"]["store"]
+
+
+@every_overlay
+def test_its_image_is_the_replicas(root):
+    [container] = job(root)[1]["containers"]
+    [replica] = pod(workload(root, "replica"))["containers"]
+    assert container["image"] == replica["image"]
 
 
 @every_overlay

@@ -2,17 +2,21 @@
 
 It keeps a device's manner (one batch at a time, l(b) = alpha + beta * b), counts its batches in
 ModelStatistics, and misbehaves on request. SIGUSR1 makes it not ready, SIGUSR2 ready again.
+The file --trial, JSON read anew each time, says what it holds on trial: see `Trial`.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -29,6 +33,7 @@ from chassis.errors import (
 from chassis.infer import infer_reply
 from chassis.inputs import checked_inputs
 from chassis.oip import SERVICE, checked_version, config_reply, metadata_reply
+from chassis.provenance import Provenance
 from chassis.sequences import SequenceId, Step, not_started, sequence_required, step_of
 from chassis.server import RpcServer, run, wait_for_stop_signal
 from chassis.settings import ProcessSettings
@@ -110,6 +115,25 @@ COMPUTE: dict[str, Callable[..., tuple[np.ndarray, ...]]] = {
 }
 
 
+@dataclass
+class Trial:
+    """`candidate` is held beside the version that serves, and on trial while `share` is not None.
+
+    It takes `alpha_s` longer, answers `bias` more, or fails with the status `fail`. `revision` is
+    that at which the other version began to serve; 0 is not told.
+    """
+
+    candidate: int = 0
+    share: float | None = None
+    shadow: float = 0.0
+    stage: int = 0
+    trial_revision: int = 1
+    revision: int = 0
+    bias: float = 0.0
+    alpha_s: float = 0.0
+    fail: str = ""
+
+
 class Replica:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -138,9 +162,20 @@ class Replica:
         if self.options.no_index:
             raise Unimplemented("NOT_IMPLEMENTED", "no index here")
         reply = oip.RepositoryIndexResponse()
+        trial = self.trial()
         for name in self.models:
-            reply.models.add(name=name, version=str(self.options.version), state="READY")
+            entry = reply.models.add(name=name, version=str(self.options.version), state="READY")
+            entry.revision = trial.revision
+            if trial.candidate:
+                entry = reply.models.add(name=name, version=str(trial.candidate), state="READY")
+            if trial.share is not None:
+                entry.rollout.share, entry.rollout.shadow = trial.share, trial.shadow
+                entry.rollout.revision, entry.rollout.stage = trial.trial_revision, trial.stage
         return reply
+
+    def trial(self) -> Trial:
+        path = self.options.trial
+        return Trial(**json.loads(path.read_text())) if path and path.exists() else Trial()
 
     async def ModelMetadata(self, request, _context):
         return metadata_reply(request.name, [str(self.options.version)], self._model(request.name))
@@ -248,8 +283,12 @@ class Replica:
         inputs = checked_inputs(request, signature)
         self.batches[request.model_name][inputs.rows] += 1
         pinned = checked_version(request.model_version)
-        if pinned not in (0, self.options.version):
+        trial = self.trial()
+        tried = bool(pinned) and pinned == trial.candidate
+        if not tried and pinned not in (0, self.options.version):
             raise FailedPrecondition("VERSION_NOT_LOADED", f"version {pinned} is not loaded")
+        if tried and trial.fail:
+            raise ERRORS[trial.fail]("ON_TRIAL", "the candidate fails")
         if "channel" in request.parameters:
             channel = request.parameters["channel"].string_param
             if channel not in CHANNELS:
@@ -264,20 +303,25 @@ class Replica:
         step = step_of(request.parameters)
         if signature.states:
             arrays.append(self._total(step, arrays[0]))
-        await self._occupy(inputs.rows)
+        await self._occupy(inputs.rows, trial.alpha_s if tried else 0.0)
         results = COMPUTE[request.model_name](*arrays)
+        if tried and trial.bias:
+            results = tuple(result + np.float32(trial.bias) for result in results)
+        version = pinned if tried else self.options.version
+        told = 0 if tried else trial.revision
         if signature.states:
             self.totals[step.id] = results[0]
             if step.end:
                 del self.totals[step.id]
         return infer_reply(
             model=request.model_name,
-            version=str(self.options.version),
+            version=str(version),
             request_id=request.id,
             outputs=[
                 (spec, array.shape, encode_raw(array, spec.datatype))
                 for spec, array in zip(signature.outputs, results, strict=True)
             ],
+            provenance=Provenance(version, 0, 0, told) if self.options.trial else None,
         )
 
     def _total(self, step: Step | None, x: np.ndarray) -> np.ndarray:
@@ -289,8 +333,8 @@ class Replica:
             raise not_started(step.id)
         return self.totals[step.id]
 
-    async def _occupy(self, rows: int) -> None:
-        span_s = self.options.alpha_s + self.options.beta_s * rows
+    async def _occupy(self, rows: int, longer_s: float) -> None:
+        span_s = self.options.alpha_s + self.options.beta_s * rows + longer_s
         if span_s:
             async with self.device:
                 await asyncio.sleep(span_s)
@@ -334,6 +378,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--pad", type=int, default=1, help="bytes beside each token")
     parser.add_argument("--stall-at", type=int, default=-1, help="token that never comes")
     parser.add_argument("--exit-after", type=int, default=-1, help="tokens before it dies")
+    parser.add_argument("--trial", type=Path, help="JSON file of what is on trial")
     for flag in (
         "--no-marks",
         "--no-stream",

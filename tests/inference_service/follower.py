@@ -41,6 +41,7 @@ class Follower:
         trial_budget_s: float = 120.0,
         one_slot: bool = False,
         max_stall_s: float = 10.0,
+        candidate_channel: str = "canary",
     ) -> None:
         self.store = store or open_store(url)
         self.first_flips = 0
@@ -51,7 +52,9 @@ class Follower:
             allow_import_path=allow_import_path,
             compiler=compiler,
         )
-        self.watcher = Watcher(self.store, self.served, poll_s=0.2)
+        self.watcher = Watcher(
+            self.store, self.served, poll_s=0.2, candidate_channel=candidate_channel
+        )
         self.leases = Leases(self.store, self.served, ttl_s=lease_s)
         self.loader = Loader(
             self.store,

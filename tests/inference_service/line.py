@@ -138,13 +138,19 @@ class Line:
         )
 
     def publish(
-        self, weight: float, *, bias: float = 0.0, step: int = 0, change: Change | None = None
+        self,
+        weight: float,
+        *,
+        bias: float = 0.0,
+        step: int = 0,
+        change: Change | None = None,
+        channel: str = "stable",
     ) -> int:
         """The version made of `weight` and `bias`; `change` alters the manifest first."""
         manifest = self.manifest(weight, bias=bias, step=step)
         if change is not None:
             manifest = change(manifest)
-        return publish(self.store, manifest).manifest.version
+        return publish(self.store, manifest, channel=channel).manifest.version
 
     def publish_moody(self, weight: float) -> int:
         """A version whose forward pass does as its input says; see `Moody`."""

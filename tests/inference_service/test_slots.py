@@ -76,6 +76,29 @@ def test_a_version_set_aside_can_be_flipped_to(line):
     assert slots.standby(1) is not None
 
 
+def test_a_revision_stays_with_its_slot_and_only_what_serves_tells_it(line):
+    for weight in (1.0, 2.0, 3.0):
+        line.publish(weight)
+    first, second, third = (line.store.manifest("affine", version) for version in (1, 2, 3))
+    slots = Slots()
+    slots.flip(slots.begin_load(first), first, 4)
+    one = slots.pin()
+    assert (one.revision, one.provenance(0).revision) == (4, 4)
+    slots.set_aside(slots.begin_load(second))
+    assert slots.standing_by == 2
+    two = slots.pin(2)
+    assert (two.revision, two.provenance(0).revision) == (0, 0)
+    slots.flip(two, second, 6)
+    assert slots.standing_by == 1
+    # Whoever pinned it while it served is not told that it is older than it was.
+    assert (one.revision, one.provenance(0).revision) == (4, 0)
+    slots.note_revision(7)
+    assert (two.revision, two.provenance(0).revision) == (7, 7)
+    slots.release(one)
+    assert slots.begin_load(third).revision == 0
+    assert slots.standing_by == 0
+
+
 def test_readers_and_a_loader_never_meet(line):
     versions = 300
     for weight in range(versions):

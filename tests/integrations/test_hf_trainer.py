@@ -97,10 +97,9 @@ def test_metrics_of_several_evaluations_come_together(store, tmp_path):
     assert (metrics["eval_one_score"], metrics["eval_two_score"]) == (0.5, 0.6)
 
 
-def test_the_gate_holds_back(store, tmp_path):
-    callback = HFTrainerPublisher(
-        store, "m", metric="eval_score", gate=lambda told: told["eval_score"] > 0.55, **SHAPES
-    )
+@pytest.mark.parametrize("gate", [lambda told: told["eval_score"] > 0.55, {"eval_score": ">0.55"}])
+def test_the_gate_holds_back(store, tmp_path, gate):
+    callback = HFTrainerPublisher(store, "m", metric="eval_score", gate=gate, **SHAPES)
     trainer(tmp_path, callback, told=[0.5, 0.6, 0.7], eval_strategy="epoch").train()
     assert line(store) == [(1, 0, 4), (2, 1, 6)]
     assert callback.publishing.withheld == 1

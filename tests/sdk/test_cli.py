@@ -70,6 +70,7 @@ def test_help_starts_neither_torch_nor_grpc():
         "versions",
         "channel",
         "rollback",
+        "rollout",
         "predict",
         "status",
         "train",

@@ -23,6 +23,16 @@ def test_the_failure_shown_is_that_of_the_version_wanted():
     assert row(wanted=4)["failure"] == ""
 
 
+def test_a_candidate_is_shown_while_there_is_one():
+    status = replica_pb2.ReplicaGetStatusResponse()
+    model = status.models.add(model="clicks", serving_version=7)
+    assert replica_rows("127.0.0.1:1", status)[0]["candidate"] == ""
+    model.candidate_version = 8
+    assert replica_rows("127.0.0.1:1", status)[0]["candidate"] == "v8 not ready"
+    model.candidate_ready = True
+    assert replica_rows("127.0.0.1:1", status)[0]["candidate"] == "v8 ready"
+
+
 def test_the_error_of_the_store_is_shown():
     assert row(wanted=1, store_error="STORE_EVICTS: why")["store_error"] == "STORE_EVICTS: why"
 

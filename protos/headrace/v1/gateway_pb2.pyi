@@ -162,3 +162,101 @@ class RestoreEndpointResponse(_message.Message):
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
     endpoint: EndpointStatus
     def __init__(self, endpoint: _Optional[_Union[EndpointStatus, _Mapping]] = ...) -> None: ...
+
+class GetRolloutRequest(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    def __init__(self, model: _Optional[str] = ...) -> None: ...
+
+class Scores(_message.Message):
+    __slots__ = ("count", "sum", "sum_squares")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    SUM_FIELD_NUMBER: _ClassVar[int]
+    SUM_SQUARES_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    sum: float
+    sum_squares: float
+    def __init__(self, count: _Optional[int] = ..., sum: _Optional[float] = ..., sum_squares: _Optional[float] = ...) -> None: ...
+
+class ArmStatus(_message.Message):
+    __slots__ = ("version", "requests", "failed", "slowness", "latency_ms", "scores")
+    class ScoresEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Scores
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Scores, _Mapping]] = ...) -> None: ...
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    SLOWNESS_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    requests: int
+    failed: int
+    slowness: Scores
+    latency_ms: Scores
+    scores: _containers.MessageMap[str, Scores]
+    def __init__(self, version: _Optional[int] = ..., requests: _Optional[int] = ..., failed: _Optional[int] = ..., slowness: _Optional[_Union[Scores, _Mapping]] = ..., latency_ms: _Optional[_Union[Scores, _Mapping]] = ..., scores: _Optional[_Mapping[str, Scores]] = ...) -> None: ...
+
+class ShadowStatus(_message.Message):
+    __slots__ = ("batches", "failed", "rows", "changed_rows", "difference", "max_difference")
+    BATCHES_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_ROWS_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    MAX_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    batches: int
+    failed: int
+    rows: int
+    changed_rows: int
+    difference: Scores
+    max_difference: float
+    def __init__(self, batches: _Optional[int] = ..., failed: _Optional[int] = ..., rows: _Optional[int] = ..., changed_rows: _Optional[int] = ..., difference: _Optional[_Union[Scores, _Mapping]] = ..., max_difference: _Optional[float] = ...) -> None: ...
+
+class GetRolloutResponse(_message.Message):
+    __slots__ = ("candidate_version", "revision", "share", "endpoints", "ready_endpoints", "candidate", "control", "shadow")
+    CANDIDATE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    READY_ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_FIELD_NUMBER: _ClassVar[int]
+    candidate_version: int
+    revision: int
+    share: float
+    endpoints: int
+    ready_endpoints: int
+    candidate: ArmStatus
+    control: ArmStatus
+    shadow: ShadowStatus
+    def __init__(self, candidate_version: _Optional[int] = ..., revision: _Optional[int] = ..., share: _Optional[float] = ..., endpoints: _Optional[int] = ..., ready_endpoints: _Optional[int] = ..., candidate: _Optional[_Union[ArmStatus, _Mapping]] = ..., control: _Optional[_Union[ArmStatus, _Mapping]] = ..., shadow: _Optional[_Union[ShadowStatus, _Mapping]] = ...) -> None: ...
+
+class ReportRequest(_message.Message):
+    __slots__ = ("model", "scores")
+    class Score(_message.Message):
+        __slots__ = ("version", "metric", "value")
+        VERSION_FIELD_NUMBER: _ClassVar[int]
+        METRIC_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        version: int
+        metric: str
+        value: float
+        def __init__(self, version: _Optional[int] = ..., metric: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    scores: _containers.RepeatedCompositeFieldContainer[ReportRequest.Score]
+    def __init__(self, model: _Optional[str] = ..., scores: _Optional[_Iterable[_Union[ReportRequest.Score, _Mapping]]] = ...) -> None: ...
+
+class ReportResponse(_message.Message):
+    __slots__ = ("taken",)
+    TAKEN_FIELD_NUMBER: _ClassVar[int]
+    taken: int
+    def __init__(self, taken: _Optional[int] = ...) -> None: ...

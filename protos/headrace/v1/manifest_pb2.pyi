@@ -12,9 +12,20 @@ class ProgramKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PROGRAM_KIND_UNSPECIFIED: _ClassVar[ProgramKind]
     PROGRAM_KIND_EXPORTED: _ClassVar[ProgramKind]
     PROGRAM_KIND_IMPORT_PATH: _ClassVar[ProgramKind]
+
+class RolloutState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ROLLOUT_STATE_UNSPECIFIED: _ClassVar[RolloutState]
+    ROLLOUT_STATE_RUNNING: _ClassVar[RolloutState]
+    ROLLOUT_STATE_PROMOTED: _ClassVar[RolloutState]
+    ROLLOUT_STATE_ABORTED: _ClassVar[RolloutState]
 PROGRAM_KIND_UNSPECIFIED: ProgramKind
 PROGRAM_KIND_EXPORTED: ProgramKind
 PROGRAM_KIND_IMPORT_PATH: ProgramKind
+ROLLOUT_STATE_UNSPECIFIED: RolloutState
+ROLLOUT_STATE_RUNNING: RolloutState
+ROLLOUT_STATE_PROMOTED: RolloutState
+ROLLOUT_STATE_ABORTED: RolloutState
 
 class TensorSpec(_message.Message):
     __slots__ = ("name", "datatype", "shape")
@@ -192,8 +203,48 @@ class ChannelMove(_message.Message):
     reason: str
     def __init__(self, version: _Optional[int] = ..., revision: _Optional[int] = ..., move_time_ms: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
+class RolloutPlan(_message.Message):
+    __slots__ = ("shares", "stage_s", "min_requests", "max_error_difference", "max_latency_ratio", "metric", "lower_is_better", "max_score_drop", "min_scores", "shadow", "max_changed", "give_up_s")
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    STAGE_S_FIELD_NUMBER: _ClassVar[int]
+    MIN_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_ERROR_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    MAX_LATENCY_RATIO_FIELD_NUMBER: _ClassVar[int]
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    LOWER_IS_BETTER_FIELD_NUMBER: _ClassVar[int]
+    MAX_SCORE_DROP_FIELD_NUMBER: _ClassVar[int]
+    MIN_SCORES_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_FIELD_NUMBER: _ClassVar[int]
+    MAX_CHANGED_FIELD_NUMBER: _ClassVar[int]
+    GIVE_UP_S_FIELD_NUMBER: _ClassVar[int]
+    shares: _containers.RepeatedScalarFieldContainer[float]
+    stage_s: float
+    min_requests: int
+    max_error_difference: float
+    max_latency_ratio: float
+    metric: str
+    lower_is_better: bool
+    max_score_drop: float
+    min_scores: int
+    shadow: float
+    max_changed: float
+    give_up_s: float
+    def __init__(self, shares: _Optional[_Iterable[float]] = ..., stage_s: _Optional[float] = ..., min_requests: _Optional[int] = ..., max_error_difference: _Optional[float] = ..., max_latency_ratio: _Optional[float] = ..., metric: _Optional[str] = ..., lower_is_better: _Optional[bool] = ..., max_score_drop: _Optional[float] = ..., min_scores: _Optional[int] = ..., shadow: _Optional[float] = ..., max_changed: _Optional[float] = ..., give_up_s: _Optional[float] = ...) -> None: ...
+
+class Rollout(_message.Message):
+    __slots__ = ("against", "state", "stage", "plan")
+    AGAINST_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    against: str
+    state: RolloutState
+    stage: int
+    plan: RolloutPlan
+    def __init__(self, against: _Optional[str] = ..., state: _Optional[_Union[RolloutState, str]] = ..., stage: _Optional[int] = ..., plan: _Optional[_Union[RolloutPlan, _Mapping]] = ...) -> None: ...
+
 class Channel(_message.Message):
-    __slots__ = ("model", "name", "version", "revision", "epoch", "held", "history")
+    __slots__ = ("model", "name", "version", "revision", "epoch", "held", "history", "rollout")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -201,6 +252,7 @@ class Channel(_message.Message):
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
+    ROLLOUT_FIELD_NUMBER: _ClassVar[int]
     model: str
     name: str
     version: int
@@ -208,7 +260,8 @@ class Channel(_message.Message):
     epoch: int
     held: bool
     history: _containers.RepeatedCompositeFieldContainer[ChannelMove]
-    def __init__(self, model: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[int] = ..., revision: _Optional[int] = ..., epoch: _Optional[int] = ..., held: _Optional[bool] = ..., history: _Optional[_Iterable[_Union[ChannelMove, _Mapping]]] = ...) -> None: ...
+    rollout: Rollout
+    def __init__(self, model: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[int] = ..., revision: _Optional[int] = ..., epoch: _Optional[int] = ..., held: _Optional[bool] = ..., history: _Optional[_Iterable[_Union[ChannelMove, _Mapping]]] = ..., rollout: _Optional[_Union[Rollout, _Mapping]] = ...) -> None: ...
 
 class Lease(_message.Message):
     __slots__ = ("version", "holder", "expire_time_ms")
