@@ -1,10 +1,9 @@
-"""`python -m benchmarks.chaos`: runs scenarios one after another; 1 where anything broke."""
+"""`python -m benchmarks.chaos`: runs scenarios; 1 where anything broke, 130 if interrupted."""
 
 from __future__ import annotations
 
 import argparse
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -20,7 +19,7 @@ from benchmarks.chaos.report import Outcome, outcome_of, print_outcomes, write_j
 from benchmarks.chaos.scenario import Scenario
 from benchmarks.chaos.scenarios import SCENARIOS, SHORT
 from benchmarks.chaos.scene import NotInTime, Scene
-from benchmarks.interrupts import INTERRUPTS
+from benchmarks.interrupts import raise_on_interrupt
 from benchmarks.report import conditions
 from chassis.errors import HeadraceError
 
@@ -70,10 +69,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     chosen = SHORT if options.short else [SCENARIOS[name] for name in options.only or SCENARIOS]
     # A run in the background ignores SIGINT, and SIGTERM would leave its processes behind.
-    for interrupt in INTERRUPTS:
-        signal.signal(interrupt, signal.default_int_handler)
+    raise_on_interrupt()
+    try:
+        outcomes = _run(chosen, options)
+    except KeyboardInterrupt:
+        return 130
+    return 0 if all(outcome.held for outcome in outcomes) else 1
+
+
+def _run(chosen: Sequence[Scenario], options: argparse.Namespace) -> list[Outcome]:
     ran_under = _conditions()
-    outcomes = []
+    outcomes: list[Outcome] = []
     progress = Console(stderr=True)
     for number, scenario in enumerate(chosen, 1):
         outcome = run_scenario(scenario, options.seed, keep=options.keep)
@@ -89,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_outcomes(outcomes, Console())
     if options.docs:
         write_page(outcomes, ran_under, options.docs)
-    return 0 if all(outcome.held for outcome in outcomes) else 1
+    return outcomes
 
 
 def _parser() -> argparse.ArgumentParser:
