@@ -6,7 +6,7 @@ import signal
 
 from benchmarks.chaos.scenario import Scenario
 from benchmarks.chaos.scene import SEEN_AFTER_S, Scene
-from benchmarks.chaos.stores import HOST, PairPlace, RedisPlace
+from benchmarks.chaos.stores import PairPlace, RedisPlace
 
 # The replica's connection tries three times for two seconds each before it says so.
 SILENT_WITHIN_S = 15.0
@@ -46,11 +46,11 @@ def failover(scene: Scene) -> None:
     """The primary hangs, its replica takes over, then the address leads back to the first."""
     place: PairPlace = scene.place
     with scene.fault("the Redis primary hangs and its replica takes over"):
-        place.wait_replicated()
+        place.second.wait_replicated(place.first)
         scene.expect_both("STORE_UNAVAILABLE", SILENT_WITHIN_S)
         place.first.signal(signal.SIGSTOP)
         scene.rest(9.0)
-        place.second.admin.replicaof("NO", "ONE")
+        place.second.promote()
         place.front.point_to(place.second.port)
         trainer = scene.trainer_under_way(every_s=0.3)
     with scene.fault("the deposed primary wakes and the address leads to it"):
@@ -107,14 +107,14 @@ def hung(scene: Scene) -> None:
 
 def read_only(scene: Scene) -> None:
     """The server became a replica of something else: it is read and not written."""
-    admin = scene.place.server.admin
+    server = scene.place.server
     with scene.fault("Redis is read-only"):
         trainer = scene.trainer_under_way(every_s=0.2)
         scene.expect("log", "STORE_UNAVAILABLE.*read-only", 10.0)
         scene.expect("status", r'"age_s": \d', 5.0)
-        admin.replicaof(HOST, "1")
+        server.detach()
         scene.rest(5.0)
-        admin.replicaof("NO", "ONE")
+        server.promote()
         scene.wait_goes_on()
         trainer.stop()
 
