@@ -39,7 +39,11 @@ class Front:
         self._listening.set()
         self._loop.run_forever()
         server.close()
-        self._break_all()
+        connections = asyncio.all_tasks(self._loop)
+        for connection in connections:
+            connection.cancel()
+        self._loop.run_until_complete(asyncio.gather(*connections, return_exceptions=True))
+        self._loop.close()
 
     def _break_all(self) -> None:
         for writer in self._open:

@@ -58,6 +58,8 @@ class PairPlace:
 
     kind = "redis"
 
+    settings = ""
+
     def __init__(self, directory: Path) -> None:
         self.first = RedisServer(directory / "first")
         self.second = RedisServer(directory / "second")
@@ -65,13 +67,24 @@ class PairPlace:
         self.second.start("--replicaof", f"{HOST} {self.first.port}")
         self.second.wait_replicated(self.first)
         self.front = Front(self.first.port)
-        self.url = f"redis://{HOST}:{self.front.port}/0"
+        self.url = f"redis://{HOST}:{self.front.port}/0{self.settings}"
+
+    def fail_over(self) -> None:
+        """The second server becomes the primary, and the address leads to it."""
+        self.second.promote()
+        self.front.point_to(self.second.port)
 
     def close(self) -> None:
         """Ends both servers and the address."""
         self.front.close()
         self.first.kill()
         self.second.kill()
+
+
+class ConfirmedPlace(PairPlace):
+    """The same, and commits wait for the replica."""
+
+    settings = "?wait_replicas=1&wait_ms=200"
 
 
 class S3Place:
