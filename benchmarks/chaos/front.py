@@ -8,6 +8,7 @@ from contextlib import suppress
 
 HOST = "127.0.0.1"
 CHUNK_BYTES = 64 * 1024
+CLOSE_WITHIN_S = 5.0
 
 
 class Front:
@@ -39,10 +40,10 @@ class Front:
         self._listening.set()
         self._loop.run_forever()
         server.close()
-        connections = asyncio.all_tasks(self._loop)
-        for connection in connections:
-            connection.cancel()
-        self._loop.run_until_complete(asyncio.gather(*connections, return_exceptions=True))
+        # Broken and not cancelled: asyncio would tell of every connection that was.
+        self._break_all()
+        if connections := asyncio.all_tasks(self._loop):
+            self._loop.run_until_complete(asyncio.wait(connections, timeout=CLOSE_WITHIN_S))
         self._loop.close()
 
     def _break_all(self) -> None:
