@@ -78,7 +78,7 @@ protos-release: setup ## make today's definitions the ones that must not break
 fuzz: setup ## 120,000 damaged and hostile requests at live servers (ARGS="--seed 7")
 	@$(BIN)/python -m tests.fuzz $(ARGS)
 
-chaos: setup ## store and replica faults under load, judged offline; 15 minutes (ARGS="--only NAME --seed 7")
+chaos: setup ## store and replica faults under load, judged offline; 30 minutes (ARGS="--only NAME --seed 7")
 	@$(BIN)/python -m benchmarks.chaos $(ARGS)
 
 bench: setup ## measure the serving path; a table and bench-results/*.json (ARGS="...")

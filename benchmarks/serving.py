@@ -8,19 +8,18 @@ alone, with single rows and with full batches, which is the most that a gateway 
 from __future__ import annotations
 
 import dataclasses
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.bare import run_bare
+from benchmarks.interrupts import raise_on_interrupt
 from benchmarks.load import Load, run_load
 from benchmarks.report import ModelReport, Point, Report, point, table_console
 from benchmarks.settings import MODELS, Settings, parser, settings_of
@@ -129,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     settings = settings_of(options)
     torch.set_num_threads(1)
-    signal.signal(signal.SIGTERM, _interrupt)
+    raise_on_interrupt()
     try:
         with progress_bar() as progress:
             report = Benchmark(settings, progress).run()
@@ -142,11 +141,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     report.print(table_console())
     print(f"\nwritten to {options.json}")
     return 1 if report.failed else 0
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    # As Ctrl-C: what was started is stopped on the way out.
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -153,6 +153,7 @@ class Loader:
         self._step("fetch")
         holders, staging = self._holders(fresh), self._architecture.staging
         fill = Fill(self._blobs, manifest, holders, self._go_on, staging)
+        failpoint("load.before_fetch")
         fill.fetch(self._staging_bytes, self._taking_in_place(fresh))
         self._check_stored(fill.left)
         rehearsal = self._rehearsal(manifest)

@@ -14,7 +14,7 @@ from model_store.store import Store
 
 def open_store(url: str) -> Store:
     """The store that `url` names: `memory://NAME`, `file:///absolute/path`, `redis://host:port/db`,
-    `s3://bucket/prefix`.
+    `redis+sentinel://host:port,host:port/name/db`, `s3://bucket/prefix`.
 
     Touches neither disk nor network: a store that cannot be reached says so when it is used, and
     may be reachable by then. Raises InvalidArgument (BAD_STORE_URL, BAD_NAME), FailedPrecondition
@@ -73,5 +73,6 @@ _OPENERS: dict[str, Callable[[str], Store]] = {
     "file": _open_file,
     "redis": _open_redis,
     "rediss": _open_redis,
+    "redis+sentinel": _open_redis,
     "s3": _open_s3,
 }

@@ -185,14 +185,24 @@ class Channel:
     def follows(self, seen: Channel | None) -> bool:
         """Whether a reader that acted on `seen` may act on this one.
 
-        False where epoch or revision went back, or one revision names two versions: a store that
-        lost its data, or a deposed Redis master, is speaking, and what serves must stay.
+        False where epoch or revision went back, or one revision names two moves: a store that lost
+        its data, or a deposed Redis master, is speaking, and what serves must stay. A store that
+        lost the move that was seen and went on is followed to versions above that one only: a
+        number up to it may be another version's by now.
         """
         if seen is None:
             return True
+        if self.revision < seen.revision or self.epoch < seen.epoch:
+            return False
         if self.revision == seen.revision:
-            return (self.version, self.epoch) == (seen.version, seen.epoch)
-        return self.revision > seen.revision and self.epoch >= seen.epoch
+            same = (self.version, self.epoch) == (seen.version, seen.epoch)
+            return same and not self._contradicts(seen)
+        return self.version > seen.version or not self._contradicts(seen)
+
+    def _contradicts(self, seen: Channel) -> bool:
+        """Whether the history knows the last move of `seen` as another one."""
+        moves = [move for move in self.history if move.revision == seen.revision]
+        return bool(moves and seen.history) and moves != [*seen.history[-1:]]
 
 
 @dataclass(frozen=True, slots=True)

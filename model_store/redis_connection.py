@@ -1,8 +1,9 @@
 """One Redis server: how long it may take, what its errors mean, and whether it may be trusted.
 
-Decides time-outs and retries, refuses a server that may evict, notices one that lost its data, and
-translates the client's errors; no other file of the store knows the Redis client. A command may be
-repeated after an error whose outcome is unknown, so callers send only what may run twice.
+Decides time-outs and retries, refuses a server that may evict, notices one that lost its data, has
+replicas confirm what is committed, and translates the client's errors; no other file of the store
+knows the Redis client. A command may be repeated after an error whose outcome is unknown, so
+callers send only what may run twice.
 """
 
 from __future__ import annotations
@@ -11,23 +12,23 @@ from collections.abc import Callable, Sequence
 from threading import Lock
 from time import monotonic, sleep
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
 from chassis.errors import (
     DataLoss,
     FailedPrecondition,
     HeadraceError,
-    InvalidArgument,
     ResourceExhausted,
     Unavailable,
 )
 from model_store import redis_bulk
-from model_store.redis_scripts import IDENTITY
+from model_store.redis_location import RedisLocation, bad
+from model_store.redis_scripts import CONFIRMED, IDENTITY
 
 # The client's own defaults wait 58 s for a stopped server.
 SOCKET_TIMEOUT_S = 2.0
@@ -49,6 +50,13 @@ _REFUSALS = (
     redis.exceptions.AuthorizationError,
     redis.exceptions.NoPermissionError,
 )
+# Words of scripts that say: it is there, since now or since an earlier try.
+_COMMITTED = ("OK", "DONE")
+
+# Untyped in the client.
+_sentinel: Any = Sentinel
+_parsed: Any = redis.connection.parse_url
+
 _OUTAGES = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
 
 
@@ -56,8 +64,9 @@ class RedisConnection:
     """A pool of connections to `url`; connects at the first command. Thread-safe."""
 
     def __init__(self, url: str) -> None:
-        self._client: Any = _client(url)
-        self.address = _without_password(url)
+        self._location = RedisLocation.of(url)
+        self._client: Any = _client(self._location)
+        self.address = self._location.address
         self._scripts: dict[str, Any] = {}
         self._identity = b""
         # When the policy was seen to be right.
@@ -93,17 +102,66 @@ class RedisConnection:
 
     def run(self, script: str, keys: Sequence[str], arguments: _Command) -> list[Any]:
         """The answer of a script, its words as str; the identity is added as the first of both."""
+        return self._answered(script, keys, arguments)
+
+    def commit(
+        self, script: str, keys: Sequence[str], arguments: _Command, *, done: str, again: str
+    ) -> list[Any]:
+        """As `run`; an answer of OK or DONE comes once as many replicas as the URL says hold it.
+
+        Raises Unavailable (STORE_NOT_REPLICATED) where they do not say so in time: then it is done
+        at the server all the same, as `done` says in words; `again` is what a caller should do.
+        """
+
+        def confirm(word: str, one: Any) -> None:
+            if word in _COMMITTED:
+                self._confirm(one, done, again)
+
+        if not self._location.wait_replicas:
+            return self._answered(script, keys, arguments)
+        return self._answered(script, keys, arguments, confirm)
+
+    def _answered(
+        self,
+        script: str,
+        keys: Sequence[str],
+        arguments: _Command,
+        confirm: Callable[[str, Any], None] | None = None,
+    ) -> list[Any]:
         self._admit()
         if script not in self._scripts:
             self._scripts[script] = self._client.register_script(script)
         registered = self._scripts[script]
-        answer = self._attempt(
-            lambda: registered(keys=[IDENTITY, *keys], args=[self._identity, *arguments])
-        )
-        word = answer[0].decode()
+        asked = {"keys": [IDENTITY, *keys], "args": [self._identity, *arguments]}
+
+        def answer() -> tuple[str, list[Any]]:
+            if confirm is None:
+                word, *details = registered(**asked)
+                return word.decode(), details
+            # On one connection: the commit and what confirms it are of one server, however the
+            # address moves between them.
+            with self._client.client() as one:
+                word, *details = registered(**asked, client=one)
+                confirm(word.decode(), one)
+                return word.decode(), details
+
+        word, details = self._attempt(answer)
         if word == "LOST":
             self._check_identity(None)
-        return [word, *answer[1:]]
+        return [word, *details]
+
+    def _confirm(self, one: Any, done: str, again: str) -> None:
+        wanted, wait_ms = self._location.wait_replicas, self._location.wait_ms
+        # WAIT waits for what this connection wrote, and a repeated commit writes nothing: of a new
+        # connection it would count replicas that have none of it. Who has this has all before it.
+        one.execute_command("SET", CONFIRMED, "")
+        count = int(one.execute_command("WAIT", wanted, wait_ms))
+        if count < wanted:
+            raise Unavailable(
+                "STORE_NOT_REPLICATED",
+                f"{done} at the Redis server, but only {count} of {wanted} replicas confirmed it "
+                f"within {wait_ms} ms: readers see it, and a failover now may lose it; {again}",
+            )
 
     def wait_for_entry(self, stream: str, after: str, timeout_s: float) -> bool:
         """Blocks until the stream has an entry after that id, for at most MAX_BLOCK_S.
@@ -180,28 +238,23 @@ def _check_policy(policy: str) -> None:
         )
 
 
-def _client(url: str) -> redis.Redis:
+def _client(location: RedisLocation) -> redis.Redis:
+    # Retries are counted in _attempt; the client would retry connecting within each.
+    ours: dict[str, Any] = {
+        "socket_timeout": SOCKET_TIMEOUT_S,
+        "socket_connect_timeout": SOCKET_TIMEOUT_S,
+        "retry": Retry(NoBackoff(), 0),
+    }
     try:
-        return redis.Redis.from_url(
-            url,
-            socket_timeout=SOCKET_TIMEOUT_S,
-            socket_connect_timeout=SOCKET_TIMEOUT_S,
-            # Retries are counted in _attempt; the client would retry connecting within each.
-            retry=Retry(NoBackoff(), 0),
+        if not location.sentinels:
+            return redis.Redis.from_url(location.client_url, **ours)
+        client: redis.Redis = _sentinel(location.sentinels, sentinel_kwargs=ours).master_for(
+            location.primary, **_parsed(location.client_url), **ours
         )
     except ValueError:
         # Neither the URL nor the error that quotes it: both may hold a password.
-        raise InvalidArgument(
-            "BAD_STORE_URL",
-            "the Redis URL cannot be read: expected redis://[user:password@]host:port/database",
-            field="store",
-        ) from None
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    address = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{address}{parts.path}"
+        raise bad("it cannot be read") from None
+    return client
 
 
 def _translated(error: redis.exceptions.RedisError) -> HeadraceError:

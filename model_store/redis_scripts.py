@@ -20,6 +20,8 @@ from __future__ import annotations
 
 IDENTITY = "headrace:{store}:identity"
 MODELS = "headrace:{store}:models"
+# Written after a commit that replicas have to confirm; its value means nothing.
+CONFIRMED = "headrace:{store}:confirmed"
 # A sorted set: every blob's hexadecimal digits by when it was last used, in milliseconds.
 BLOBS = "headrace:{store}:blobs"
 
@@ -76,7 +78,8 @@ return {'OK', epoch}
 
 # KEYS: identity, state, changes, manifests, commits, models, all blobs, the version's blobs.
 # ARGV: identity, epoch, version, commit id, record, model.
-# A commit of a version that was removed counts no more.
+# A commit of a version that was removed counts no more. Numbers may be left out: they belong to
+# versions that a publisher saw and a failover lost.
 CREATE_VERSION = (
     _IDENTIFIED
     + """
@@ -91,7 +94,7 @@ for index = 8, #KEYS do
 end
 if #answer > 1 then return answer end
 local last = tonumber(redis.call('HGET', KEYS[2], 'last') or '0')
-if last + 1 ~= tonumber(ARGV[3]) then return {'RACED'} end
+if tonumber(ARGV[3]) <= last then return {'RACED'} end
 """
     + _CHANGED
     + """

@@ -18,6 +18,7 @@ from chassis.clock import wall_time_ms
 from chassis.errors import DataLoss, NotFound
 from chassis.failpoints import failpoint
 from chassis.names import checked_name
+from chassis.telemetry import logger
 from model_store import redis_scripts as scripts
 from model_store import rules
 from model_store.blobs import at_once
@@ -35,13 +36,17 @@ from model_store.redis_scripts import model_key
 from model_store.rollout import Rollout
 from model_store.store import Store
 
+log = logger(__name__)
+
 
 class RedisStore(Store):
     """Connects at the first call.
 
     Every method may also raise FailedPrecondition (STORE_EVICTS), where the server's
     maxmemory-policy is not noeviction, and DataLoss (STORE_LOST_DATA), where the server no longer
-    holds what this object found at its first call.
+    holds what this object found at its first call. With `wait_replicas` in the URL, acquire_epoch,
+    create_version and move_channel may raise Unavailable (STORE_NOT_REPLICATED): what was asked for
+    is done and seen by readers, and a failover now may lose it.
     """
 
     def __init__(self, url: str) -> None:
@@ -74,7 +79,13 @@ class RedisStore(Store):
         rules.check_text(owner, what="owner")
         state = model_key(checked_name(model, what="model"), "state")
         # Run twice after a lost answer it skips an epoch, and epochs need only grow.
-        _, epoch = self._connection.run(scripts.ACQUIRE_EPOCH, [state], (owner,))
+        _, epoch = self._connection.commit(
+            scripts.ACQUIRE_EPOCH,
+            [state],
+            (owner,),
+            done=f"an epoch of model {model!r} is handed out",
+            again="acquire another one",
+        )
         return int(epoch)
 
     def epoch(self, model: str) -> int:
@@ -93,9 +104,14 @@ class RedisStore(Store):
     def _try_create(self, manifest: Manifest) -> Manifest | None:
         """None where another writer took the version meanwhile."""
         model = manifest.model
-        made = rules.assigned(manifest, self._counter(model, "last") + 1, wall_time_ms())
+        last = self._counter(model, "last")
+        # A number that a failover lost was seen, and perhaps served: it is never another version's.
+        version = max(last, manifest.parent) + 1
+        made = rules.assigned(manifest, version, wall_time_ms())
         word, *details = self._run_create(made)
         if word == "OK":
+            if manifest.parent > last:
+                _tell_lost(made, last)
             return made
         if word == "DONE":
             return self.manifest(model, int(details[0]))
@@ -107,7 +123,7 @@ class RedisStore(Store):
         return None
 
     def _run_create(self, made: Manifest) -> list[Any]:
-        return self._connection.run(
+        return self._connection.commit(
             scripts.CREATE_VERSION,
             [
                 *_model_keys(made.model, "state", "changes", "manifests", "commits"),
@@ -116,6 +132,8 @@ class RedisStore(Store):
                 *(scripts.blob_key(hex_part(name)) for name in made.digests()),
             ],
             (made.epoch, made.version, made.commit_id, encode_manifest(made), made.model),
+            done=f"a version of model {made.model!r} is made",
+            again="the same commit_id finds it",
         )
 
     def manifest(self, model: str, version: int) -> Manifest:
@@ -176,10 +194,12 @@ class RedisStore(Store):
         record = self._channel_record(move.model, move.name)
         current = None if record is None else decode_channel(record, move.model, move.name)
         channel = rules.moved(current, move, self.epoch(move.model))
-        word, *details = self._connection.run(
+        word, *details = self._connection.commit(
             scripts.MOVE_CHANNEL,
             _model_keys(move.model, "state", "changes", "manifests", "channels"),
             (move.epoch, move.version, move.name, record or b"", encode_channel(channel)),
+            done=f"channel {move.name!r} of model {move.model!r} points to version {move.version}",
+            again="read the channel before it is moved again",
         )
         if word == "EPOCH":
             rules.check_epoch(move.epoch, int(details[0]), model=move.model)
@@ -275,6 +295,18 @@ class RedisStore(Store):
     def close(self) -> None:
         self._closed.set()
         self._connection.close()
+
+
+def _tell_lost(made: Manifest, last: int) -> None:
+    log.warning(
+        "model store went back",
+        model=made.model,
+        message=(
+            f"this training has published version {made.parent}, and the newest of the store was "
+            f"{last}: a failover lost the versions between, or this is another store; the next one "
+            f"is version {made.version}"
+        ),
+    )
 
 
 def _model_keys(model: str, *parts: str) -> list[str]:

@@ -24,6 +24,8 @@ MAX_TEXT = 512
 MAX_DELTAS = 64
 MAX_TTL_S = 24 * 3600
 SIGNATURE_BYTES = 64
+# Far below where Redis's scripts, which count in doubles, no longer tell two numbers apart.
+MAX_VERSION = 2**48
 _INT64_MAX = 2**63 - 1
 
 
@@ -52,6 +54,8 @@ def check_manifest(manifest: Manifest) -> None:
         raise _bad("version", f"must be 0, the store assigns it; got {manifest.version}")
     for name in ("epoch", "parent", "step", "create_time_ms", "step_time_ms"):
         _check_count(getattr(manifest, name), name)
+    if manifest.parent > MAX_VERSION:
+        raise _bad("parent", f"must be a version, {MAX_VERSION} or less; got {manifest.parent}")
     check_text(manifest.commit_id, what="commit_id", may_be_empty=True)
     check_text(manifest.producer, what="producer", may_be_empty=True)
     for metric in manifest.metrics:

@@ -93,9 +93,10 @@ class Store(ABC):
     def create_version(self, manifest: Manifest) -> Manifest:
         """Makes `manifest`, whose version must be 0, the model's next version, and returns it.
 
-        Assigns the version (one more than any before, removed ones too), and `create_time_ms` and
-        `commit_id` where they are unset. Repeating a commit_id returns the version it made, as
-        long as that is there, so an error whose outcome is unknown is repeated with the same one.
+        Assigns the version (one more than any before, removed ones too; in Redis more than `parent`
+        too, which a failover may have lost), and `create_time_ms` and `commit_id` where unset.
+        Repeating a commit_id returns the version it made, as long as that is there, so an error
+        whose outcome is unknown is repeated with the same one.
         The `use_time_ms` of every blob it names becomes now. Durable when it returns.
         Raises InvalidArgument (BAD_MANIFEST, BAD_DIGEST, BAD_SHAPE, BAD_TEXT), FailedPrecondition
         (STALE_EPOCH, UNKNOWN_EPOCH, MISSING_BLOBS), DataLoss (MANIFEST_DAMAGED) where the commit

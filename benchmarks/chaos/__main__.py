@@ -1,16 +1,16 @@
-"""`python -m benchmarks.chaos`: runs scenarios one after another; 1 where anything broke."""
+"""`python -m benchmarks.chaos`: runs scenarios; 1 where anything broke, 130 if interrupted."""
 
 from __future__ import annotations
 
 import argparse
 import shutil
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import grpc
 from rich.console import Console
 
 from benchmarks.chaos.check import check
@@ -20,7 +20,7 @@ from benchmarks.chaos.report import Outcome, outcome_of, print_outcomes, write_j
 from benchmarks.chaos.scenario import Scenario
 from benchmarks.chaos.scenarios import SCENARIOS, SHORT
 from benchmarks.chaos.scene import NotInTime, Scene
-from benchmarks.interrupts import INTERRUPTS
+from benchmarks.interrupts import raise_on_interrupt
 from benchmarks.report import conditions
 from chassis.errors import HeadraceError
 
@@ -36,7 +36,7 @@ def run_scenario(scenario: Scenario, seed: int, *, keep: bool = False) -> Outcom
         with Scene(directory, scenario.place, seed, scenario.extent) as scene:
             scenario.run(scene)
             scene.finish()
-    except (NotInTime, RuntimeError, HeadraceError) as error:
+    except (NotInTime, RuntimeError, HeadraceError, grpc.RpcError) as error:
         trouble = f"{type(error).__name__}: {error}"
     seconds = time.monotonic() - started
     records = directory / "record"
@@ -70,10 +70,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     chosen = SHORT if options.short else [SCENARIOS[name] for name in options.only or SCENARIOS]
     # A run in the background ignores SIGINT, and SIGTERM would leave its processes behind.
-    for interrupt in INTERRUPTS:
-        signal.signal(interrupt, signal.default_int_handler)
+    raise_on_interrupt()
+    try:
+        outcomes = _run(chosen, options)
+    except KeyboardInterrupt:
+        return 130
+    return 0 if all(outcome.held for outcome in outcomes) else 1
+
+
+def _run(chosen: Sequence[Scenario], options: argparse.Namespace) -> list[Outcome]:
     ran_under = _conditions()
-    outcomes = []
+    outcomes: list[Outcome] = []
     progress = Console(stderr=True)
     for number, scenario in enumerate(chosen, 1):
         outcome = run_scenario(scenario, options.seed, keep=options.keep)
@@ -87,9 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # After each: a run that is interrupted has not measured for nothing.
         write_json(outcomes, options.json)
     print_outcomes(outcomes, Console())
-    if options.docs:
+    # A page of promises that were kept: what broke is for whoever ran it.
+    if options.docs and all(outcome.held for outcome in outcomes):
         write_page(outcomes, ran_under, options.docs)
-    return 0 if all(outcome.held for outcome in outcomes) else 1
+    return outcomes
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -100,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="name the scenarios and end")
     parser.add_argument("--keep", action="store_true", help="keep the records of what held too")
     parser.add_argument("--json", type=Path, default=Path("bench-results/chaos.json"))
-    parser.add_argument("--docs", type=Path, help="renew the table of this page: docs/chaos.md")
+    parser.add_argument("--docs", type=Path, help="where all held, renew this page: docs/chaos.md")
     return parser
 
 

@@ -46,6 +46,13 @@ def not_a_number(store: Store, manifest: Manifest) -> Manifest:
     return _with_tensor(store, manifest, "first.weight", _poisoned(weights_of(1)["first.weight"]))
 
 
+def infinite(store: Store, manifest: Manifest) -> Manifest:
+    """One bias is infinite."""
+    bias = weights_of(1)["last.bias"].copy()
+    bias[0] = np.inf
+    return _with_tensor(store, manifest, "last.bias", bias)
+
+
 def other_shape(store: Store, manifest: Manifest) -> Manifest:
     """A layer is wider than the program's."""
     return _with_tensor(store, manifest, "first.weight", np.ones((32, 16), np.float32))

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 HOST = "127.0.0.1"
 CHUNK_BYTES = 64 * 1024
+CLOSE_WITHIN_S = 5.0
 
 
 class Front:
@@ -39,7 +40,11 @@ class Front:
         self._listening.set()
         self._loop.run_forever()
         server.close()
+        # Broken and not cancelled: asyncio would tell of every connection that was.
         self._break_all()
+        if connections := asyncio.all_tasks(self._loop):
+            self._loop.run_until_complete(asyncio.wait(connections, timeout=CLOSE_WITHIN_S))
+        self._loop.close()
 
     def _break_all(self) -> None:
         for writer in self._open:

@@ -142,11 +142,17 @@ def own_rows(record: Record) -> _Finding:
 
 
 def forward(record: Record) -> _Finding:
-    """Channels and what replicas serve move forward; a fenced writer moves nothing."""
+    """Channels and what replicas serve move forward; a fenced writer moves nothing.
+
+    Nor is a number given twice, whatever was lost, and a pinned version is not left.
+    """
     finding = _Finding()
     _check_channel(record, finding)
+    _check_failovers(record, finding)
     _check_serving(record, finding)
     _check_fences(record, finding)
+    _check_numbers(record, finding)
+    _check_pins(record, finding)
     return finding
 
 
@@ -260,9 +266,13 @@ def durable(record: Record) -> _Finding:
     """What was acknowledged is in the store, whole and with the weights it had."""
     finding = _Finding()
     wiped = max((line["at"] for line in record.of("wiped")), default=float("-inf"))
+    lost = [(line["lost_since"], line["at"]) for line in _lossy(record)]
+    collected = {version for line in record.of("collected") for version in line["versions"]}
     stored = {(line["version"], line["seed"]): line for line in record.of("stored")}
     for line in record.of("publication"):
         if not line["acknowledged"] or line["ended"] < wiped:
+            continue
+        if line["version"] in collected or _meets(line["ended"], line["ended"], lost):
             continue
         found = stored.get((line["version"], line["seed"]))
         finding.check(
@@ -299,11 +309,14 @@ def _answered(record: Record) -> Iterator[Line]:
 
 
 def _seeds(record: Record) -> dict[int, set[int]]:
-    """Seeds by version; more than one only where a store was wiped and began anew."""
+    """Seeds by version; more than one only where a store was wiped and began anew.
+
+    What was lost or collected is in no store at the end.
+    """
     found: dict[int, set[int]] = {}
     for line in record.of("stored"):
         found.setdefault(line["version"], set()).add(line["seed"])
-    if record.of("wiped"):
+    if record.of("wiped") or record.of("collected") or record.of("failover"):
         for line in record.of("publication"):
             if line["acknowledged"]:
                 found.setdefault(line["version"], set()).add(line["seed"])
@@ -325,12 +338,12 @@ def _all_digests(record: Record, seeds: dict[int, set[int]]) -> dict[str, int]:
 def _check_channel(record: Record, finding: _Finding) -> None:
     rollbacks = {line["version"] for line in record.of("rollback")}
     past = [(at, until) for at, until, what in _faults(record) if "deposed" in what]
-    wiped = [line["at"] for line in record.of("wiped")]
+    anew = [line["at"] for line in [*record.of("wiped"), *record.of("failover")]]
     last: Line | None = None
     for line in record.of("channel"):
         if _meets(line["at"], line["at"], past):
             continue
-        if last is not None and not any(last["at"] <= at <= line["at"] for at in wiped):
+        if last is not None and not any(last["at"] <= at <= line["at"] for at in anew):
             ordered = (line["revision"], line["epoch"]) >= (last["revision"], last["epoch"])
             ordered &= line["epoch"] >= last["epoch"]
             up = line["version"] >= last["version"] or line["version"] in rollbacks
@@ -339,6 +352,45 @@ def _check_channel(record: Record, finding: _Finding) -> None:
                 (f"the channel went from {_position(last)} to {_position(line)}"),
             )
         last = line
+
+
+def _check_failovers(record: Record, finding: _Finding) -> None:
+    """A server that took over may lack moves that were seen, and none that was acknowledged."""
+    for failover in record.of("failover"):
+        if failover["lost_since"]:
+            continue
+        known = [
+            line["version"]
+            for line in record.of("publication")
+            if line["acknowledged"] and line["ended"] < failover["at"]
+        ]
+        first = next((one for one in record.of("channel") if one["at"] > failover["at"]), None)
+        if known and first is not None:
+            finding.check(
+                first["version"] >= max(known),
+                f"after a failover the channel was at {_position(first)}, "
+                f"and version {max(known)} had been acknowledged",
+            )
+
+
+def _check_numbers(record: Record, finding: _Finding) -> None:
+    if not record.of("failover"):
+        return
+    for version, seeds in _seeds(record).items():
+        finding.check(len(seeds) == 1, f"version {version} is the name of {len(seeds)} versions")
+
+
+def _check_pins(record: Record, finding: _Finding) -> None:
+    pins = record.of("pin")
+    for number, pin in enumerate(pins):
+        until = pins[number + 1]["at"] if number + 1 < len(pins) else float("inf")
+        for call in _answered(record):
+            if pin["version"] and pin["at"] <= call["at"] and call["ended"] <= until:
+                finding.check(
+                    call["version"] == pin["version"],
+                    f"call {call['seed']} was answered by version {call['version']} while version "
+                    f"{pin['version']} was pinned",
+                )
 
 
 def _check_serving(record: Record, finding: _Finding) -> None:
@@ -384,6 +436,10 @@ def _check_fences(record: Record, finding: _Finding) -> None:
 
 def _position(line: Line) -> str:
     return f"version {line['version']} (revision {line['revision']}, epoch {line['epoch']})"
+
+
+def _lossy(record: Record) -> list[Line]:
+    return [line for line in record.of("failover") if line["lost_since"]]
 
 
 def _faults(record: Record) -> Iterator[tuple[float, float, str]]:

@@ -19,6 +19,10 @@ and `time` (wall clock, for a person). The kinds and what else they hold:
     replica      address, up, cause ("killed", "stopped", ""): told before a fault and after its end
     rollback     version: an operator moved the channel back
     wiped        from here on the store began anew: the fault destroyed what it held
+    failover     lost_since: another server took over; what was acknowledged from that moment on may
+                 be lost, 0 where nothing may
+    collected    versions: a collector removed them
+    pin          version: every replica was told to serve it and did; 0: to follow the channel again
     expect       where ("status" or "log"), text (a pattern), within_s: must show from here on
     phase        name: "baseline", "fault", "proof", "end"
 """

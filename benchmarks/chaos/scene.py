@@ -10,9 +10,9 @@ import json
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import numpy as np
 
 from benchmarks.chaos.children import Child
 from benchmarks.chaos.clients import Load, ask
+from benchmarks.chaos.collector import Round, collect
 from benchmarks.chaos.exact import NAME, weights_of
 from benchmarks.chaos.forgery import FORGED
 from benchmarks.chaos.invariants import SETTLED_WITHIN_S, settled
@@ -33,9 +34,12 @@ from benchmarks.chaos.trainer import Order, train
 from chassis.connections import open_channel
 from chassis.edge import Stub
 from chassis.errors import HeadraceError
+from chassis.oip import SERVICE as OIP
 from headrace.cli.calls import GATEWAY_ADMIN, REPLICA
 from model_store import Store, open_store
+from model_store.checking import Check
 from protos.headrace.v1 import gateway_pb2, replica_pb2
+from protos.inference import grpc_service_pb2 as oip
 
 POLL_S = 0.05
 READY_WITHIN_S = 90.0
@@ -43,6 +47,7 @@ WARM_VERSIONS = 4
 BASELINE_S = 2.0
 PROOF_S = 1.5
 CALL_S = 2.0
+LOAD_S = 30.0
 # The sampler has looked at the status by then.
 SEEN_AFTER_S = 1.0
 HEALTHY = gateway_pb2.ENDPOINT_STATE_HEALTHY
@@ -63,6 +68,8 @@ class Extent:
     pause_s: float = 0.03
     # Armed in replicas as the scenario starts them.
     replica_failpoints: str = ""
+    # Settings of replicas beside those of every scene.
+    replica_settings: Mapping[str, object] = field(default_factory=dict)
 
 
 class Scene:
@@ -132,6 +139,40 @@ class Scene:
             raise NotInTime(f"{child.name} did not end within {within_s:g} s")
         return code
 
+    def collector(self, **order: Any) -> Child:
+        """Starts a collector of a store of files; `order` is what `Round` takes beside the URL."""
+        given = Round(**{"url": self.place.url, "root": self.place.root, **order})
+        log = self.directory / "collector.log"
+        child = Child("collector", log, collect, given, self.record_directory)
+        self._children.append(child)
+        return child
+
+    def collect(self, **order: Any) -> int:
+        """One collection; returns its exit code, negative for a signal."""
+        code = self.collector(count=1, **order).wait_ended(60.0)
+        if code is None:
+            raise NotInTime("a collection did not end within 60 s")
+        return code
+
+    def collected(self) -> list[int]:
+        """The versions that collectors have removed so far."""
+        files = (self.record_directory / f"{name}.jsonl" for name in ("collector", "harness"))
+        lines = [
+            json.loads(line)
+            for file in files
+            if file.exists()
+            for line in file.read_text().splitlines()
+            if '"collected"' in line
+        ]
+        return sorted(version for line in lines for version in line["versions"])
+
+    def check_whole(self) -> None:
+        """Raises NotInTime if anything in the store is damaged or missing."""
+        with self.store() as store:
+            findings = Check(store).run().findings
+        if findings:
+            raise NotInTime(f"the store is not whole: {findings[0].message}")
+
     def trainer_under_way(self, **order: Any) -> Child:
         """A trainer that has published its first version."""
         before = self.newest()
@@ -187,6 +228,21 @@ class Scene:
         return status is not None and any(
             failure.version == version for failure in status.models[0].failures
         )
+
+    def failures(self, replica: Service) -> list[str]:
+        """The loads that failed there and why; empty where it does not answer."""
+        status = self.status_of(replica)
+        found = [] if status is None else status.models[0].failures
+        return [f"v{failure.version} {failure.reason}" for failure in found]
+
+    def swaps(self, replica: Service) -> int:
+        """How many versions came to serve there; -1 where it does not answer."""
+        status = self.status_of(replica)
+        return -1 if status is None else status.models[0].swaps
+
+    def logged(self, text: str) -> bool:
+        """Whether any process's log holds the text."""
+        return any(text in log.read_text(errors="replace") for log in self.directory.glob("*.log"))
 
     def wait_refused(self, version: int) -> None:
         """Waits until every replica has refused the version, and lets the load go on a little."""
@@ -306,6 +362,21 @@ class Scene:
         self.start_replica(replica)
         self.wait_used(replica)
 
+    def pin(self, version: int) -> None:
+        """Tells the fleet to serve that version, and returns once it does; 0: the channel again."""
+        policy = {"specific": {"versions": [version]}} if version else {"latest": {}}
+        assert self.gateway is not None
+        # Also where it goes back: an operator asked for it.
+        self.note("rollback", version=version)
+        self.note("pin", version=0)
+        with open_channel(self.gateway.admin) as channel:
+            request = oip.RepositoryModelLoadRequest(model_name=NAME)
+            request.parameters["config"].string_param = json.dumps({"version_policy": policy})
+            Stub(channel, OIP).RepositoryModelLoad(request, timeout=LOAD_S)
+        if version:
+            self.wait_served(version)
+            self.note("pin", version=version)
+
     def address_space(self, replica: Service) -> int:
         """Bytes that the process has mapped."""
         pages = int(Path(f"/proc/{replica.pid}/statm").read_text().split()[0])
@@ -364,6 +435,7 @@ class Scene:
                 "models": NAME,
                 "threads": 1,
                 "drain_notice_s": 0,
+                **self.extent.replica_settings,
             }
             name = f"replica-{index}"
             self.replicas.append(

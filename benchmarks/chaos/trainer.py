@@ -21,10 +21,11 @@ from benchmarks.chaos.exact import NAME
 from benchmarks.chaos.model import SMALL, Exact, fill
 from benchmarks.chaos.record import Recorder
 from chassis import failpoints
+from chassis.clock import wall_time_ms
 from chassis.errors import HeadraceError
 from chassis.telemetry import logger
 from headrace.publisher import Publisher
-from model_store import Store, open_store
+from model_store import Store, line_store, open_store
 
 log = logger(__name__)
 
@@ -36,7 +37,8 @@ class Order:
     Count 0 goes on until it is told to end; with `span_s` the versions are spread evenly over that
     time instead. `armed` are failpoints; `largest_file` is a limit in bytes on what the process may
     write into one file, 0 for none; the first `failing_fsyncs` calls of fsync end in EIO; `ballast`
-    is the model's, and `exports` says that the newest version's program is not to be used.
+    is the model's, and `exports` says that the newest version's program is not to be used. In a
+    store of files versions are dated `made_ago_s` seconds back.
     """
 
     url: str
@@ -49,6 +51,7 @@ class Order:
     failing_fsyncs: int = 0
     ballast: int = SMALL
     exports: bool = False
+    made_ago_s: float = 0.0
 
 
 def train(done: Event, name: str, order: Order, directory: Path) -> None:
@@ -82,6 +85,10 @@ def _break(order: Order) -> None:
     if order.failing_fsyncs:
         # mypy sees a function replaced: that is what a fault of the system call is here.
         os.fsync = _failing(os.fsync, order.failing_fsyncs)  # type: ignore[assignment]
+    if order.made_ago_s:
+        behind_ms = round(order.made_ago_s * 1000)
+        # As its clock would: nobody else in this process asks there.
+        line_store.wall_time_ms = lambda: wall_time_ms() - behind_ms  # type: ignore[attr-defined]
 
 
 def _failing(fsync: Callable[[Any], None], times: int) -> Callable[[Any], None]:

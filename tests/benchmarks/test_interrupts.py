@@ -2,11 +2,12 @@
 
 import signal
 import subprocess
+import sys
 import threading
 
 import pytest
 
-from benchmarks.interrupts import INTERRUPTS, held_interrupts
+from benchmarks.interrupts import INTERRUPTS, held_interrupts, raise_on_interrupt
 
 
 @pytest.fixture(params=INTERRUPTS)
@@ -50,3 +51,55 @@ def test_another_thread_may_enter_it():
     thread.start()
     thread.join(10)
     assert entered.is_set()
+
+
+@pytest.mark.parametrize("at", range(1, 5))
+def test_what_is_interrupted_on_the_way_in_or_out_leaves_no_signal_held(number, at, monkeypatch):
+    """A handler raises between the two signals: the other one still reaches its handler."""
+    set_handler, calls = signal.signal, []
+
+    def interrupted(which, handler):
+        calls.append(which)
+        before = set_handler(which, handler)
+        if len(calls) == at:
+            signal.raise_signal(number)
+        return before
+
+    other = next(one for one in INTERRUPTS if one is not number)
+    before = set_handler(other, signal.default_int_handler)
+    monkeypatch.setattr(signal, "signal", interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt), held_interrupts():
+            pass
+        for which in INTERRUPTS:
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(which)
+    finally:
+        set_handler(other, before)
+
+
+PROGRAM = """
+import os, sys
+from benchmarks.interrupts import raise_on_interrupt
+raise_on_interrupt()
+try:
+    exec("import os\\nos.kill(os.getpid(), %d)\\nfor _ in range(1000): pass")
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("which", INTERRUPTS)
+def test_an_interrupt_inside_exec_leaves_the_exit_code_to_the_program(which):
+    assert subprocess.run([sys.executable, "-c", PROGRAM % which], check=False).returncode == 130
+
+
+def test_both_signals_raise(number):
+    before = [(one, signal.getsignal(one)) for one in INTERRUPTS]
+    try:
+        raise_on_interrupt()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+    finally:
+        for one, handler in before:
+            signal.signal(one, handler)

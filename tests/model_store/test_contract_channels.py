@@ -168,3 +168,20 @@ def test_a_reader_acts_only_on_a_channel_that_follows(store: Store) -> None:
     # A deposed master goes on with its own revisions, under the epoch it knew.
     assert not replace(second, revision=9, epoch=epoch - 1).follows(second)
     assert not replace(second, version=1).follows(second)
+
+
+def test_a_line_that_lost_the_move_that_was_seen_is_followed_to_new_numbers_only(
+    store: Store,
+) -> None:
+    for step in range(1, 5):
+        made(store, step)
+    seen = move(store, 2, 0)
+    # Another store with the same versions, where the first move was another one.
+    other = replace(seen.history[0], move_time_ms=seen.history[0].move_time_ms + 1)
+    assert not replace(seen, history=(other,)).follows(seen)
+    on = move(store, 4, 1)
+    assert on.follows(seen)
+    diverged = replace(on, history=(other, on.history[1]))
+    assert diverged.follows(seen)
+    assert not replace(diverged, version=2).follows(seen)
+    assert not replace(diverged, version=1).follows(seen)

@@ -39,7 +39,8 @@ def test_a_file_url_is_a_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize("url", ["", "gs://bucket", "/var/store", "redis:host", "://", "file:/x"])
 def test_another_scheme_is_told_which_there_are(url: str) -> None:
     with pytest.raises(
-        InvalidArgument, match="memory://, file://, redis://, rediss://, s3://"
+        InvalidArgument,
+        match=r"memory://, file://, redis://, rediss://, redis\+sentinel://, s3://",
     ) as raised:
         open_store(url)
     assert raised.value.reason == "BAD_STORE_URL"

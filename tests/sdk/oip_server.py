@@ -11,7 +11,7 @@ import threading
 
 import numpy as np
 
-from chassis.errors import InvalidArgument, Unimplemented
+from chassis.errors import HeadraceError, InvalidArgument, Unimplemented
 from chassis.infer import infer_reply
 from chassis.oip import SERVICE, config_reply, metadata_reply
 from chassis.protection import Protection
@@ -76,7 +76,8 @@ class Servicer:
                 try:
                     async for reply in self._replies(request):
                         yield reply
-                except InvalidArgument as error:
+                except HeadraceError as error:
+                    # As our servers do: a status would end the stream, and whatever waits on it.
                     yield stream_error(error, request.model_name, request.id)
         except (asyncio.CancelledError, GeneratorExit):
             self.cancelled.set()

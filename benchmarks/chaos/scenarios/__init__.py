@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from benchmarks.chaos.scenario import Scenario, together
-from benchmarks.chaos.scenarios import files, publishers, redis_servers, replicas, weights
+from benchmarks.chaos.scenarios import (
+    collecting,
+    files,
+    publishers,
+    redis_servers,
+    replicas,
+    weights,
+)
 from benchmarks.chaos.stores import FilePlace
 
 SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario
-    for module in (publishers, files, redis_servers, weights, replicas)
+    for module in (publishers, files, redis_servers, weights, replicas, collecting)
     for scenario in module.SCENARIOS
 }
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import signal
+import time
 
+from benchmarks.chaos.exact import NAME
 from benchmarks.chaos.scenario import Scenario
-from benchmarks.chaos.scene import SEEN_AFTER_S, Scene
-from benchmarks.chaos.stores import HOST, PairPlace, RedisPlace
+from benchmarks.chaos.scene import SEEN_AFTER_S, NotInTime, Scene
+from benchmarks.chaos.stores import ConfirmedPlace, PairPlace, RedisPlace
+from tests.redis_server import HOST
 
 # The replica's connection tries three times for two seconds each before it says so.
 SILENT_WITHIN_S = 15.0
@@ -46,12 +49,11 @@ def failover(scene: Scene) -> None:
     """The primary hangs, its replica takes over, then the address leads back to the first."""
     place: PairPlace = scene.place
     with scene.fault("the Redis primary hangs and its replica takes over"):
-        place.wait_replicated()
+        place.second.wait_replicated(place.first)
         scene.expect_both("STORE_UNAVAILABLE", SILENT_WITHIN_S)
         place.first.signal(signal.SIGSTOP)
         scene.rest(9.0)
-        place.second.admin.replicaof("NO", "ONE")
-        place.front.point_to(place.second.port)
+        place.fail_over()
         trainer = scene.trainer_under_way(every_s=0.3)
     with scene.fault("the deposed primary wakes and the address leads to it"):
         scene.expect_both("went back")
@@ -62,6 +64,63 @@ def failover(scene: Scene) -> None:
         scene.rest(4.0)
         place.front.point_to(place.second.port)
         scene.wait_goes_on()
+        trainer.stop()
+
+
+def failover_confirmed(scene: Scene) -> None:
+    """Commits wait for the replica; it lags and comes back, then the primary dies in their midst.
+
+    What was acknowledged is there, and goes on where the first server replicates the second.
+    """
+    place: ConfirmedPlace = scene.place
+    with scene.fault("the replica that confirms commits lags"):
+        trainer = scene.trainer_under_way(every_s=0.05)
+        scene.expect("log", "STORE_NOT_REPLICATED.*0 of 1 replicas", 20.0)
+        scene.expect("status", r'"age_s": [4-9]', 20.0)
+        place.second.detach()
+        scene.rest(7.0)
+        place.second.replicate(place.first)
+        scene.wait_goes_on()
+        scene.rest(1.0)
+    with scene.fault("the Redis primary is killed and the replica that confirmed takes over"):
+        scene.expect_both("STORE_UNAVAILABLE")
+        place.first.kill()
+        scene.rest(2.0)
+        scene.note("failover", lost_since=0)
+        place.fail_over()
+        place.first.start("--replicaof", f"{HOST} {place.second.port}")
+        place.first.wait_replicated(place.second)
+        scene.wait_goes_on()
+        trainer.stop()
+
+
+def failover_lost(scene: Scene) -> None:
+    """Nothing waits for the replica: it lags, versions are acknowledged and serve, it takes over.
+
+    They are lost and everybody says so; what serves stays until the channel names newer ones.
+    """
+    place: PairPlace = scene.place
+    with scene.fault("a Redis replica that lagged takes over"):
+        trainer = scene.trainer_under_way(every_s=0.3)
+        place.second.wait_replicated(place.first)
+        lost_since = time.monotonic()
+        place.second.detach()
+        scene.wait_goes_on()
+        scene.rest(1.5)
+        place.first.kill()
+        serving = max(scene.serving())
+        scene.rest(1.0)
+        scene.expect_both("CHANNEL_WENT_BACK")
+        scene.expect("log", "a failover lost the versions between", 10.0)
+        scene.note("failover", lost_since=lost_since)
+        place.fail_over()
+        with scene.store() as store:
+            channel = store.channel(NAME, "stable")
+            if channel is None or channel.version >= serving:
+                raise NotInTime("the server that took over lacks nothing")
+        scene.wait(
+            lambda: min(scene.serving()) > serving, within_s=30.0, what="newer versions serve"
+        )
         trainer.stop()
 
 
@@ -107,14 +166,14 @@ def hung(scene: Scene) -> None:
 
 def read_only(scene: Scene) -> None:
     """The server became a replica of something else: it is read and not written."""
-    admin = scene.place.server.admin
+    server = scene.place.server
     with scene.fault("Redis is read-only"):
         trainer = scene.trainer_under_way(every_s=0.2)
         scene.expect("log", "STORE_UNAVAILABLE.*read-only", 10.0)
         scene.expect("status", r'"age_s": \d', 5.0)
-        admin.replicaof(HOST, "1")
+        server.detach()
         scene.rest(5.0)
-        admin.replicaof("NO", "ONE")
+        server.promote()
         scene.wait_goes_on()
         trainer.stop()
 
@@ -154,6 +213,18 @@ SCENARIOS = (
         "SIGSTOP of the primary, its replica promoted; later the address leads back",
         PairPlace,
         failover,
+    ),
+    Scenario(
+        "redis-failover-confirmed",
+        "kill -9 of a primary whose commits wait for its replica, which had lagged",
+        ConfirmedPlace,
+        failover_confirmed,
+    ),
+    Scenario(
+        "redis-failover-lost",
+        "kill -9 of a primary whose replica lags, and takes over",
+        PairPlace,
+        failover_lost,
     ),
     Scenario("redis-full", "maxmemory below what is used", RedisPlace, full),
     Scenario(

@@ -53,6 +53,7 @@ def _refused(name: str, injected: str, change: Forge, reason: str, short: bool =
 
 SCENARIOS = (
     _refused("nan", "a weight is NaN", forgery.not_a_number, "NON_FINITE", short=True),
+    _refused("infinite", "a weight is infinite", forgery.infinite, "NON_FINITE"),
     _refused("architecture", "a layer is wider", forgery.other_shape, "SHAPE_MISMATCH"),
     _refused("signature", "an input is renamed", forgery.other_signature, "SIGNATURE_CHANGED"),
     _refused("datatype", "a tensor is FP64", forgery.other_datatype, "DTYPE_MISMATCH"),
