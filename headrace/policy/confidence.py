@@ -102,7 +102,9 @@ def exceeds(one: Sample, other: Sample, alpha: float, *, factor: float = 1.0) ->
     second = max(scaled.variance, both) / scaled.count
     if first + second == 0:
         return True
-    freedom = (first + second) ** 2 / (first**2 / (one.count - 1) + second**2 / (scaled.count - 1))
+    # As parts of their sum: the squares of what is tiny would be nothing.
+    part = first / (first + second)
+    freedom = 1 / (part**2 / (one.count - 1) + (1 - part) ** 2 / (scaled.count - 1))
     return distance > _student(freedom, alpha) * math.sqrt(first + second)
 
 
