@@ -5,7 +5,7 @@ Sums only, so that figures of several gateways add up; what they mean is whoever
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from chassis.errors import ResourceExhausted
@@ -46,11 +46,7 @@ class Arm:
     scores: dict[str, Sum] = field(default_factory=dict)
 
     def score(self, metric: str, value: float) -> None:
-        """A label came back. Raises ResourceExhausted (TOO_MANY_METRICS)."""
-        if metric not in self.scores and len(self.scores) >= MOST_METRICS:
-            raise ResourceExhausted(
-                "TOO_MANY_METRICS", f"scores of {MOST_METRICS} metrics are kept, {metric!r} not"
-            )
+        """A label came back."""
         self.scores.setdefault(metric, Sum()).add(value)
 
 
@@ -86,6 +82,15 @@ class Figures:
             while len(self.beside) > KEPT_VERSIONS:
                 self.beside.pop(next(iter(self.beside)))
 
+    def check_metrics(self, metrics: Collection[str]) -> None:
+        """Raises ResourceExhausted (TOO_MANY_METRICS); the one that decides always has room."""
+        known = {self.stage.metric, *self.candidate.scores, *self.control.scores}
+        if len(known.union(metrics)) > MOST_METRICS and not known.issuperset(metrics):
+            raise ResourceExhausted(
+                "TOO_MANY_METRICS",
+                f"scores of {MOST_METRICS} metrics are kept in a stage, such as {max(known)!r}",
+            )
+
     def arm_of(self, version: int) -> Arm | None:
         """The arm that an answer of that version belongs to."""
         if version == self.stage.version:
@@ -99,6 +104,11 @@ class Arms:
     def __init__(self, current: Callable[[str], Candidate | None]) -> None:
         self._current = current
         self._figures: dict[str, Figures] = {}
+
+    def on_trial(self, model: str, version: int) -> bool:
+        """Whether that version is the model's candidate now."""
+        current = self._current(model)
+        return current is not None and current.version == version
 
     def of(self, model: str, version: int = 0) -> Figures | None:
         """Those of the present stage; None where no rollout runs.

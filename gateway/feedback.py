@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from chassis.call import Call
 from chassis.errors import InvalidArgument
 from chassis.names import checked_name
@@ -13,6 +11,7 @@ from protos.headrace.v1 import gateway_pb2 as admin
 
 SERVICE = "headrace.v1.Feedback"
 MOST_SCORES = 10_000
+MOST_SCORE = 1e6
 
 
 class FeedbackServicer:
@@ -33,13 +32,14 @@ class FeedbackServicer:
         self._catalog.model(request.model)
         _check(request)
         figures = self._arms.of(request.model)
-        taken = 0
-        for score in request.scores if figures is not None else ():
-            arm = figures.arm_of(score.version) if figures is not None else None
-            if arm is not None:
-                arm.score(score.metric, score.value)
-                taken += 1
-        return admin.ReportResponse(taken=taken)
+        if figures is None:
+            return admin.ReportResponse()
+        concerned = [(figures.arm_of(score.version), score) for score in request.scores]
+        taken = [(arm, score) for arm, score in concerned if arm is not None]
+        figures.check_metrics({score.metric for _, score in taken})
+        for arm, score in taken:
+            arm.score(score.metric, score.value)
+        return admin.ReportResponse(taken=len(taken))
 
 
 def _check(request: admin.ReportRequest) -> None:
@@ -51,7 +51,10 @@ def _check(request: admin.ReportRequest) -> None:
         )
     for at, score in enumerate(request.scores):
         checked_name(score.metric, what="metric")
-        if not math.isfinite(score.value):
+        # Squares of more would drown what tells two versions apart.
+        if not abs(score.value) <= MOST_SCORE:
             raise InvalidArgument(
-                "BAD_SCORE", f"score {at} is {score.value}: not a number", field=f"scores[{at}]"
+                "BAD_SCORE",
+                f"score {at} is {score.value}: expected a number from -1e6 to 1e6",
+                field=f"scores[{at}]",
             )

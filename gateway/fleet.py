@@ -256,9 +256,11 @@ class Fleet:
         }
         if served == member.noted:
             return False
-        member.noted = served
-        for model, revision in served.items():
-            for seats in (self._balance, self._generations):
+        gone, member.noted = member.noted.keys() - served.keys(), served
+        for seats in (self._balance, self._generations):
+            for model in gone:
+                seats.on_no_revision(member.address, model)
+            for model, revision in served.items():
                 seats.on_revision(member.address, model, revision)
         return True
 

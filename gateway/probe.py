@@ -66,17 +66,23 @@ async def describe(stub: Stub, model: str, timeout_s: float) -> Signature:
 def _holdings(index: oip.RepositoryIndexResponse) -> dict[str, Holding]:
     versions: dict[str, frozenset[int]] = {}
     candidates: dict[str, Candidate] = {}
+    heard: dict[str, int] = {}
     for entry in index.models:
         if entry.state in (READY, ""):
             number = _version(entry.version)
+            heard[entry.name] = max(heard.get(entry.name, 0), entry.candidates_revision)
             versions[entry.name] = versions.get(entry.name, frozenset()) | number
             if number and entry.HasField("rollout"):
                 candidates[entry.name] = _candidate(min(number), entry.rollout)
-    return {name: Holding(held, candidates.get(name)) for name, held in versions.items()}
+    return {
+        name: Holding(held, candidates.get(name), heard[name]) for name, held in versions.items()
+    }
 
 
 def _candidate(version: int, rollout: oip.RepositoryIndexResponse.Rollout) -> Candidate:
-    return Candidate(version, rollout.revision, rollout.stage, rollout.share, rollout.shadow)
+    return Candidate(
+        version, rollout.revision, rollout.stage, rollout.share, rollout.shadow, rollout.metric
+    )
 
 
 def _revisions(index: oip.RepositoryIndexResponse) -> dict[str, int]:

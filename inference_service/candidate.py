@@ -14,13 +14,14 @@ from model_store.records import Channel
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """`share` and `shadow` are parts of the requests, 0 to 1; `revision` is its channel's and grows
-    with each `stage`, which counts from 0."""
+    with each `stage`, which counts from 0; `metric` names the scores it is judged by, if any."""
 
     version: int
     revision: int
     share: float
     shadow: float
     stage: int
+    metric: str = ""
 
 
 def candidate_of(channel: Channel | None, *, against: str) -> Candidate | None:
@@ -29,5 +30,10 @@ def candidate_of(channel: Channel | None, *, against: str) -> Candidate | None:
     if channel is None or rollout is None or not rollout.running or rollout.against != against:
         return None
     return Candidate(
-        channel.version, channel.revision, rollout.share, rollout.shadow, rollout.stage
+        channel.version,
+        channel.revision,
+        rollout.share,
+        rollout.shadow,
+        rollout.stage,
+        rollout.plan.metric,
     )

@@ -65,11 +65,14 @@ def ready_versions(served: ServedModel) -> list[str]:
 def _tell_part(entry: oip.RepositoryIndexResponse.ModelIndex, served: ServedModel) -> None:
     """Which part a version has that is ready: to answer everybody, to be on trial, or none."""
     serving, candidate = served.slots.serving, served.candidate
+    record = served.candidate_record
+    entry.candidates_revision = 0 if record is None else record.revision
     if serving is not None and entry.version == serving.version_text:
         entry.revision = serving.revision
     elif candidate is not None and entry.version == str(candidate.version):
         entry.rollout.share, entry.rollout.shadow = candidate.share, candidate.shadow
         entry.rollout.revision, entry.rollout.stage = candidate.revision, candidate.stage
+        entry.rollout.metric = candidate.metric
 
 
 async def _stored(repository: Repository) -> dict[str, list[int]]:

@@ -1,8 +1,10 @@
 """A rollout's candidate beside the version that serves: which batches tell what of either.
 
-The candidate never costs a caller an answer: what it fails goes to the version beside it, and is
-held against the candidate only where that one can answer. What neither answers is the request's
-fault. Batches pinned by their callers, sequences and decoupled requests are outside the comparison.
+The candidate never costs a caller an answer: what it fails, or takes too long for, goes to the
+version beside it, and is held against the candidate only where that one can answer. What neither
+answers is the request's fault. A batch lost with its endpoint counts against the version it was on,
+whichever that is. Batches pinned by their callers, sequences and decoupled requests are outside the
+comparison, and so are requests that the candidate had no room for.
 """
 
 from __future__ import annotations
@@ -37,24 +39,27 @@ class Comparison:
         figures = self._figures(batch)
         if figures is None:
             return
+        if batch.blamed:
+            self._fail(self._blamed(batch, figures), batch, len(batch.waits_ms(now)))
+            return
         arm = self._arm(batch, figures, reply)
         if arm is not None:
             self._note(arm, batch, seen, now)
-        elif batch.blamed:
-            waits = len(batch.waits_ms(now))
-            figures.candidate.requests += waits
-            figures.candidate.failed += waits
-            metrics.ROLLOUT_REQUESTS.labels(batch.key.model, "candidate", "failed").inc(waits)
 
     def on_failed(self, batch: Batch, failure: Failure) -> bool:
         """An attempt failed; whether the batch was the candidate's, and goes on without it."""
         if isinstance(batch, Shadow):
             figures = self._figures(batch)
-            if figures is not None and failure.fault not in _NO_BLAME:
+            same = figures is not None and figures.stage.version == batch.pinned
+            if figures is not None and same and failure.fault not in _NO_BLAME:
                 figures.shadow.batches += 1
                 figures.shadow.failed += 1
             return False
-        if not (batch.key.candidate and batch.pinned) or batch.done:
+        if batch.done:
+            return False
+        if not (batch.key.candidate and batch.pinned):
+            # As for the candidate's: else the loss of a replica would speak against that alone.
+            batch.blamed |= failure.fault is Fault.BROKEN and self._beside(batch)
             return False
         batch.leave_candidate(blamed=failure.fault not in _NO_BLAME)
         metrics.ROLLOUT_REQUESTS.labels(batch.key.model, "candidate", "returned").inc(len(batch))
@@ -65,7 +70,7 @@ class Comparison:
         if failure.fault in (Fault.INPUT, *_NO_BLAME):
             return
         figures = self._figures(batch)
-        if figures is not None and self._beside(batch) and not batch.key.candidate:
+        if figures is not None and not batch.key.candidate and self._beside(batch):
             self._fail(figures.control, batch, len(batch.waits_ms(now)))
 
     def on_expired(self, batch: Batch, count: int) -> None:
@@ -73,9 +78,9 @@ class Comparison:
         figures = self._figures(batch) if count else None
         if figures is None:
             return
-        if batch.key.candidate and batch.pinned:
-            self._fail(figures.candidate, batch, count)
-        elif self._beside(batch):
+        if batch.blamed or (batch.key.candidate and batch.pinned):
+            self._fail(self._blamed(batch, figures), batch, count)
+        elif self._beside(batch) and not batch.key.candidate:
             self._fail(figures.control, batch, count)
 
     def copy_of(self, batch: Batch, reply: BatchReply, now: float) -> Shadow | None:
@@ -97,6 +102,13 @@ class Comparison:
         key = batch.key
         return self._arms.of(key.model, key.version if key.candidate else 0)
 
+    def over(self, key: QueueKey) -> bool:
+        """Whether the queue's requests wait for a candidate that is none any more."""
+        return key.candidate and not self._arms.on_trial(key.model, key.version)
+
+    def _blamed(self, batch: Batch, figures: Figures) -> Arm:
+        return figures.candidate if batch.key.candidate else figures.control
+
     def _arm(self, batch: Batch, figures: Figures, reply: BatchReply) -> Arm | None:
         if batch.key.candidate:
             return figures.candidate if batch.pinned == figures.stage.version else None
@@ -107,7 +119,7 @@ class Comparison:
 
     def _beside(self, batch: Batch) -> bool:
         """Whether it might have gone to the candidate."""
-        if isinstance(batch, Sample) or batch.pinned or outside(batch.key):
+        if isinstance(batch, Sample) or batch.pinned or batch.key.alone:
             return False
         return all(name != "channel" for name, _ in batch.carried)
 
@@ -126,8 +138,3 @@ class Comparison:
         arm.failed += count
         side = "candidate" if batch.key.candidate else "control"
         metrics.ROLLOUT_REQUESTS.labels(batch.key.model, side, "failed").inc(count)
-
-
-def outside(key: QueueKey) -> bool:
-    """Whether requests of the queue have no part in rollouts."""
-    return key.alone

@@ -168,10 +168,10 @@ class Delivery:
         return self.twin is not None and not self.twin.over
 
     def afresh(self, failure: Failure, *, now: float) -> Delivery:
-        """The same batch for any endpoint: what it asked for was more than it needs."""
+        """The same batch for any endpoint, as if this attempt had not been made."""
         return Delivery(
             self.batch,
-            self.attempts,
+            self.attempts - 1,
             check_at=self.batch.deadline,
             returned_at=now,
             failure=failure,

@@ -160,6 +160,9 @@ class Dispatcher:
             delivery.forgo_hedge()
             return
         metrics.HEDGES.labels(delivery.batch.key.model).inc()
+        if delivery.batch.key.candidate:
+            # To any version; whoever answers, the candidate was too slow.
+            delivery.batch.leave_candidate(blamed=True)
         self._returned.append(delivery.hedge(now=now))
 
     def _abandon(self, delivery_id: int, delivery: Delivery) -> None:
@@ -227,16 +230,16 @@ class Dispatcher:
     def _address_for(self, delivery: Delivery, now: float) -> str | None:
         key, pinned = delivery.batch.key, delivery.batch.pinned
         avoid = delivery.refused_by | delivery.failed_on
-        if not self._balance.has_candidate(key.model, avoid):
+        if not self._balance.has_candidate(key.model, avoid, pinned):
             avoid = delivery.refused_by
         if key.decoupled:
             return self._generations.pick(key.model, pinned, avoid)
         return self._schedule.pick(key.model, pinned, avoid, now)
 
     def _refused_everywhere(self, delivery: Delivery) -> bool:
-        model = delivery.batch.key.model
+        model, pinned = delivery.batch.key.model, delivery.batch.pinned
         return self._balance.has_candidate(model) and not self._balance.has_candidate(
-            model, delivery.refused_by
+            model, delivery.refused_by, pinned
         )
 
     def _send_due(self, now: float) -> None:
@@ -253,6 +256,8 @@ class Dispatcher:
             return False
         batch = self._door.take(order.key, order.rows, now)
         if batch is not None:
+            if order.unpinned or self._comparison.over(batch.key):
+                batch.leave_candidate(blamed=False)
             self._send(Delivery(batch), order.address, now, reason=order.reason)
             self._ask_slow(batch, now)
         return True
@@ -319,8 +324,7 @@ class Dispatcher:
     def _hedge_at(self, delivery_id: int, delivery: Delivery) -> float:
         """When the attempt takes so long that another endpoint is asked as well."""
         batch = delivery.batch
-        # What a candidate takes too long for goes to the version beside it, not to a second one.
-        once = batch.key.alone or batch.key.candidate or batch.done or delivery.twin is not None
+        once = batch.key.alone or batch.done or delivery.twin is not None
         if once or not self._spans.hedging or len(self._balance.serving(batch.key.model)) < 2:
             return float("inf")
         return self._schedule.overdue_at(delivery_id)
@@ -403,10 +407,10 @@ class Dispatcher:
 
     def _copy(self, batch: Batch, reply: BatchReply, now: float) -> None:
         """Has a rollout's candidate compute the same, while nobody waits for its endpoint."""
-        if any(key.model == batch.key.model for key in self._door.waiting()):
-            return
         copy = self._comparison.copy_of(batch, reply, now)
-        if copy is not None:
+        if copy is None:
+            return
+        if all(key.model != batch.key.model for key in self._door.waiting()):
             address = self._schedule.pick(copy.key.model, copy.pinned, (), now)
             if address is not None and not self._balance.inflight(address):
                 self._send(Delivery(copy), address, now, reason="shadow")
@@ -446,7 +450,7 @@ class Dispatcher:
             attempts=delivery.attempts,
             requests=len(batch),
             elsewhere=self._balance.has_candidate(
-                batch.key.model, delivery.refused_by | delivery.failed_on
+                batch.key.model, delivery.refused_by | delivery.failed_on, batch.pinned
             ),
             begun=delivery.begun,
         )

@@ -160,15 +160,13 @@ class Batch:
     def split(self) -> list[Batch]:
         """Each request that still waits, in a batch of its own."""
         waiting = (request for request in self._requests if not request.answered)
-        parts = [Batch([request], self._ledger, now=self.taken_at) for request in waiting]
-        for part in parts:
-            part.blamed = self.blamed
-        return parts
+        # Without blame: the version beside the candidate failed the whole batch too.
+        return [Batch([request], self._ledger, now=self.taken_at) for request in waiting]
 
     def leave_candidate(self, *, blamed: bool) -> None:
         """From now on any version may answer."""
         self.pinned = 0
-        self.blamed = blamed
+        self.blamed = self.blamed or blamed
         for request in self._requests:
             request.version = 0
 

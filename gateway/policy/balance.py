@@ -64,10 +64,10 @@ class Balance:
         if seat.inflight < self._max_inflight:
             self._open.setdefault(address, seat)
         before, seat.serves = seat.serves, dict(serves)
-        self._note_outages(before, now)
         for model in before.keys() - serves.keys():
             del seat.tenures[model]
             self._forget_revision(seat, model)
+        self._note_outages(before, now)
         for model in serves:
             self._unserved_since.pop(model, None)
             if model not in seat.tenures:
@@ -79,9 +79,9 @@ class Balance:
         seat = self._seats.pop(address, None)
         self._open.pop(address, None)
         if seat is not None:
-            self._note_outages(seat.serves, now)
             for model in list(seat.revisions):
                 self._forget_revision(seat, model)
+            self._note_outages(seat.serves, now)
 
     def on_revision(self, address: str, model: str, revision: int) -> bool:
         """The endpoint's version of the model began to serve at that revision of the channel.
@@ -96,6 +96,12 @@ class Balance:
         if newer:
             self._newest[model] = revision
         return newer
+
+    def on_no_revision(self, address: str, model: str) -> None:
+        """What the endpoint serves of the model has none any more: it was told a version."""
+        seat = self._seats.get(address)
+        if seat is not None:
+            self._forget_revision(seat, model)
 
     def behind(self, model: str) -> list[str]:
         """Endpoints that serve the model at an older revision than the newest."""
@@ -161,10 +167,15 @@ class Balance:
         seat = self._seats.get(address)
         return seat.tenures.get(model, 0) if seat is not None else 0
 
-    def has_candidate(self, model: str, avoid: Collection[str] = ()) -> bool:
-        """Whether an endpoint outside `avoid` takes batches of the model, full or not."""
+    def has_candidate(self, model: str, avoid: Collection[str] = (), version: int = 0) -> bool:
+        """Whether an endpoint outside `avoid` takes batches of the model, full or not.
+
+        Of a pinned version any is asked; what is not pinned goes to the newest revision alone.
+        """
+        newest = 0 if version else self._newest.get(model, 0)
         return any(
-            model in seat.serves and address not in avoid for address, seat in self._seats.items()
+            model in seat.serves and address not in avoid and seat.revisions.get(model, 0) >= newest
+            for address, seat in self._seats.items()
         )
 
     def has_room(self) -> bool:

@@ -1,9 +1,12 @@
 """Which version is a model's candidate, and which requests it gets.
 
-Endpoints say of each model which version is on trial and at which revision of its channel. What the
-highest revision says counts: others are a check behind. An endpoint that holds the candidate
-without calling it one has heard of the rollout's end, and ends it for all: a candidate that was
-given up must not get one request more because somebody else has not been asked yet.
+Endpoints say of each model which version is on trial, at which revision of its channel, and the
+newest revision of that channel that they heard of. Only the newest that any ever heard of counts:
+a candidate that was given up must not get one request more because somebody else was not asked yet,
+or is cut off from the store.
+
+Its share is that of a fleet that has it everywhere; while only some endpoints do, it is their part
+of that share.
 
 Requests of one session go the same way as long as the share grows: a session's place on the line
 from 0 to 1 is a hash of its name and the version, so that another rollout tries others first.
@@ -12,7 +15,7 @@ from 0 to 1 is a hash of its name and the version, so that another rollout tries
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 _PLACES = 2**64
@@ -31,6 +34,8 @@ class Candidate:
     stage: int
     share: float
     shadow: float
+    # Name of the scores by which it is judged; "" for none.
+    metric: str = ""
 
     def takes(self, session: str, draw: float) -> bool:
         """Whether it answers a request; `draw`, 0 to 1, decides for one without a session."""
@@ -43,10 +48,17 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What an endpoint in rotation says of one model: versions ready, and the one on trial."""
+    """What an endpoint in rotation says of one model: versions ready, the one on trial, and the
+    newest revision of the candidates' channel that it heard of."""
 
     versions: frozenset[int]
     candidate: Candidate | None = None
+    revision: int = 0
+
+    @property
+    def heard(self) -> int:
+        """The revision that it speaks of."""
+        return max(self.revision, self.candidate.revision if self.candidate is not None else 0)
 
 
 class Rollouts:
@@ -55,6 +67,8 @@ class Rollouts:
     def __init__(self) -> None:
         self._holdings: dict[str, Mapping[str, Holding]] = {}
         self._current: dict[str, Candidate] = {}
+        # The newest revision ever heard of, by model; endpoints that spoke of it may be gone.
+        self._heard: dict[str, int] = {}
 
     def on_endpoint(self, address: str, holdings: Mapping[str, Holding]) -> None:
         """What the endpoint says of its models now; empty for one out of rotation."""
@@ -82,10 +96,14 @@ class Rollouts:
     def _settle(self, model: str) -> None:
         self._current.pop(model, None)
         held = self._held(model)
-        named = [holding.candidate for holding in held if holding.candidate is not None]
-        if not named:
+        newest = max([self._heard.get(model, 0), *(holding.heard for holding in held)])
+        if not newest:
             return
-        newest = max(named, key=lambda candidate: candidate.revision)
-        ended = any(newest.version in one.versions and one.candidate is None for one in held)
-        if not ended:
-            self._current[model] = newest
+        self._heard[model] = newest
+        for holding in held:
+            candidate = holding.candidate
+            if candidate is not None and candidate.revision == newest:
+                ready = sum(candidate.version in one.versions for one in held)
+                share = candidate.share * ready / len(held)
+                self._current[model] = replace(candidate, share=share)
+                return

@@ -20,7 +20,7 @@ would be late. Who may be asked at all is decided in `balance`, how fast they ar
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from gateway.policy.balance import Balance
@@ -70,13 +70,15 @@ class Order:
     """A batch to take and send: at most `rows` rows of a queue.
 
     `reason` is full (as large as it should be), due (no time to wait for more), paced (its turn
-    among the replicas), free (nothing tells to wait).
+    among the replicas), free (nothing tells to wait). `unpinned`: not for the candidate that the
+    queue tries, which has no room.
     """
 
     key: QueueKey
     address: str
     rows: int
     reason: str
+    unpinned: bool = False
 
 
 @dataclass(slots=True)
@@ -223,7 +225,10 @@ class Schedule:
         return outline.priority, outline.due_at - fleet.margin * fleet.seconds(1)
 
     def _order(self, key: QueueKey, now: float) -> Order | None:
-        address = self.pick(key.model, key.version, (), now)
+        address, unpinned = self.pick(key.model, key.version, (), now), False
+        if address is None and key.candidate:
+            # Nobody waits for a candidate while another version would have room.
+            address, unpinned = self.pick(key.model, 0, (), now), True
         if address is None:
             self._wake_at = min(self._wake_at, self._last_resort_at(key, now))
             return None
@@ -236,7 +241,8 @@ class Schedule:
             return None
         latency = self._speeds.latency(address, key.model)
         draft = _Draft(key, address, best, latency, max(now, self._speeds.ends_at(address)))
-        return None if self._waits(draft, outline, now) else self._cut(draft, outline, now)
+        order = None if self._waits(draft, outline, now) else self._cut(draft, outline, now)
+        return replace(order, unpinned=True) if order is not None and unpinned else order
 
     def _waits(self, draft: _Draft, outline: Outline, now: float) -> bool:
         """Whether the batch may wait to become larger; if so, somebody looks again in time."""

@@ -376,31 +376,35 @@ class RepositoryIndexRequest(_message.Message):
 class RepositoryIndexResponse(_message.Message):
     __slots__ = ("models",)
     class ModelIndex(_message.Message):
-        __slots__ = ("name", "version", "state", "reason", "revision", "rollout")
+        __slots__ = ("name", "version", "state", "reason", "revision", "rollout", "candidates_revision")
         NAME_FIELD_NUMBER: _ClassVar[int]
         VERSION_FIELD_NUMBER: _ClassVar[int]
         STATE_FIELD_NUMBER: _ClassVar[int]
         REASON_FIELD_NUMBER: _ClassVar[int]
         REVISION_FIELD_NUMBER: _ClassVar[int]
         ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+        CANDIDATES_REVISION_FIELD_NUMBER: _ClassVar[int]
         name: str
         version: str
         state: str
         reason: str
         revision: int
         rollout: RepositoryIndexResponse.Rollout
-        def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., revision: _Optional[int] = ..., rollout: _Optional[_Union[RepositoryIndexResponse.Rollout, _Mapping]] = ...) -> None: ...
+        candidates_revision: int
+        def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., revision: _Optional[int] = ..., rollout: _Optional[_Union[RepositoryIndexResponse.Rollout, _Mapping]] = ..., candidates_revision: _Optional[int] = ...) -> None: ...
     class Rollout(_message.Message):
-        __slots__ = ("share", "shadow", "revision", "stage")
+        __slots__ = ("share", "shadow", "revision", "stage", "metric")
         SHARE_FIELD_NUMBER: _ClassVar[int]
         SHADOW_FIELD_NUMBER: _ClassVar[int]
         REVISION_FIELD_NUMBER: _ClassVar[int]
         STAGE_FIELD_NUMBER: _ClassVar[int]
+        METRIC_FIELD_NUMBER: _ClassVar[int]
         share: float
         shadow: float
         revision: int
         stage: int
-        def __init__(self, share: _Optional[float] = ..., shadow: _Optional[float] = ..., revision: _Optional[int] = ..., stage: _Optional[int] = ...) -> None: ...
+        metric: str
+        def __init__(self, share: _Optional[float] = ..., shadow: _Optional[float] = ..., revision: _Optional[int] = ..., stage: _Optional[int] = ..., metric: _Optional[str] = ...) -> None: ...
     MODELS_FIELD_NUMBER: _ClassVar[int]
     models: _containers.RepeatedCompositeFieldContainer[RepositoryIndexResponse.ModelIndex]
     def __init__(self, models: _Optional[_Iterable[_Union[RepositoryIndexResponse.ModelIndex, _Mapping]]] = ...) -> None: ...

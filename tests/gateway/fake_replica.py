@@ -127,7 +127,7 @@ class Trial:
     share: float | None = None
     shadow: float = 0.0
     stage: int = 0
-    trial_revision: int = 1
+    trial_revision: int = 0
     revision: int = 0
     bias: float = 0.0
     alpha_s: float = 0.0
@@ -166,6 +166,7 @@ class Replica:
         for name in self.models:
             entry = reply.models.add(name=name, version=str(self.options.version), state="READY")
             entry.revision = trial.revision
+            entry.candidates_revision = trial.trial_revision
             if trial.candidate:
                 entry = reply.models.add(name=name, version=str(trial.candidate), state="READY")
             if trial.share is not None:

@@ -21,6 +21,7 @@ from chassis.infer import infer_request
 from chassis.sequences import Step, add_step
 from chassis.tensors import Signature, TensorSpec
 from gateway.catalog import ServedModel
+from gateway.dispatch.comparison import Comparison
 from gateway.dispatch.delivery import Failure, OnOutcome, failure_of, lost
 from gateway.dispatch.dispatcher import Dispatcher, Spans
 from gateway.ingress.batch import Batch, BatchReply
@@ -80,6 +81,7 @@ class House:
         objectives: Objectives = NO_OBJECTIVES,
         late_priority: int = 0,
         max_requests: int = 100,
+        comparison: Comparison | None = None,
     ) -> None:
         self.now = 0.0
         self.hedging = hedging
@@ -105,6 +107,7 @@ class House:
             retry=self.retry,
             ledger=self.ledger,
             spans=Spans(attempt_s=5.0, unavailable_s=2.0, hedging=hedging),
+            comparison=comparison,
             clock=lambda: self.now,
         )
         for address in addresses:

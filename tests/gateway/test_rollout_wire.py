@@ -62,7 +62,7 @@ async def versions_of(client: Client, sessions: list[str], **options: object) ->
 
 
 async def test_a_candidate_gets_its_share_by_session(replica, gateway, connect, trials) -> None:
-    trials.say(candidate=2, share=0.3)
+    trials.say(candidate=2, trial_revision=1, share=0.3)
     fake = replica("--trial", str(trials.path))
     process = gateway(fake)
     client = connect(process)
@@ -91,7 +91,7 @@ async def test_a_candidate_gets_its_share_by_session(replica, gateway, connect, 
 async def test_requests_that_say_where_to_go_are_left_alone(
     replica, gateway, connect, trials
 ) -> None:
-    trials.say(candidate=2, share=1.0)
+    trials.say(candidate=2, trial_revision=1, share=1.0)
     process = gateway(replica("--trial", str(trials.path)))
     client = connect(process)
     await heard(process, 1)
@@ -108,7 +108,7 @@ async def test_requests_that_say_where_to_go_are_left_alone(
 async def test_what_the_candidate_fails_is_answered_and_held_against_it(
     replica, gateway, connect, trials, fault: str
 ) -> None:
-    trials.say(candidate=2, share=1.0, fail=fault)
+    trials.say(candidate=2, trial_revision=1, share=1.0, fail=fault)
     fakes = [replica("--trial", str(trials.path)) for _ in range(2)]
     process = gateway(*fakes)
     client = connect(process)
@@ -123,7 +123,7 @@ async def test_what_the_candidate_fails_is_answered_and_held_against_it(
 async def test_a_candidate_that_takes_its_replicas_along_costs_no_answer(
     replica, gateway, connect, trials
 ) -> None:
-    trials.say(candidate=2, share=1.0, fail="UNAVAILABLE")
+    trials.say(candidate=2, trial_revision=1, share=1.0, fail="UNAVAILABLE")
     process = gateway(*(replica("--trial", str(trials.path)) for _ in range(2)))
     client = connect(process)
     await heard(process, 1)
@@ -135,7 +135,7 @@ async def test_a_candidate_that_takes_its_replicas_along_costs_no_answer(
 
 
 async def test_what_neither_answers_is_nobodys_fault(replica, gateway, connect, trials) -> None:
-    trials.say(candidate=2, share=1.0)
+    trials.say(candidate=2, trial_revision=1, share=1.0)
     process = gateway(replica("--trial", str(trials.path)))
     client = connect(process)
     await heard(process, 1)
@@ -146,14 +146,14 @@ async def test_what_neither_answers_is_nobodys_fault(replica, gateway, connect, 
 
 
 async def test_the_end_of_a_rollout_hurts_no_request(replica, gateway, connect, trials) -> None:
-    trials.say(candidate=2, share=0.5)
+    trials.say(candidate=2, trial_revision=1, share=0.5)
     fakes = [replica("--trial", str(trials.path), "--alpha-s", "0.002") for _ in range(2)]
     process = gateway(*fakes)
     await heard(process, 1)
     async with Load(connect(process), callers=16) as load:
         await load.answers(200)
         # Given up, and its weights gone from the replicas at once.
-        trials.say()
+        trials.say(trial_revision=2)
         await load.answers(200)
         await heard(process, 0)
         trials.say(candidate=3, share=0.5, trial_revision=5)
@@ -162,24 +162,58 @@ async def test_the_end_of_a_rollout_hurts_no_request(replica, gateway, connect, 
     assert load.failures == []
 
 
-async def test_a_candidate_held_without_a_trial_ends_it_for_all(
+async def test_who_has_not_heard_of_the_end_sends_nobody_there(
     replica, gateway, connect, trials, tmp_path
 ) -> None:
     other = Trials(tmp_path / "other.json")
-    trials.say(candidate=2, share=1.0)
-    other.say(candidate=2)
-    first = replica("--trial", str(trials.path))
-    process = gateway(first, replica("--trial", str(other.path)))
+    trials.say(candidate=2, share=1.0, trial_revision=1)
+    other.say(trial_revision=1)
+    cut_off, rest = (replica("--trial", str(each.path)) for each in (trials, other))
+    process = gateway(cut_off, rest)
     client = connect(process)
-    await ask(client)
-    await heard(process, 0)
-    other.say(candidate=2, share=1.0)
     await heard(process, 1)
+    # Half of the fleet has it: half of the share.
+    assert 70 < (await versions_of(client, SESSIONS)).count("2") < 130
+    other.say(trial_revision=2)
+    await heard(process, 0)
+    assert set(await versions_of(client, SESSIONS[:20])) == {"1"}
+    # Not either when whoever heard of it is gone.
+    await asyncio.to_thread(rest.kill)
+    assert set(await versions_of(client, SESSIONS[:20])) == {"1"}
+    trials.say(candidate=2, share=1.0, trial_revision=3)
+    await heard(process, 3)
     assert (await ask(client)).get_response().model_version == "2"
 
 
+async def test_nobody_waits_for_a_candidate_that_hangs(replica, gateway, connect, trials) -> None:
+    trials.say(candidate=2, share=1.0, trial_revision=1, alpha_s=60.0)
+    other = replica("--trial", str(trials.path.with_name("none")))
+    hangs = replica("--trial", str(trials.path))
+    process = gateway(hangs, other)
+    client = connect(process)
+    await heard(process, 1)
+    # Speeds are learned from the version beside it.
+    for _ in range(20):
+        await ask(client, model_version="1")
+    answers = await asyncio.gather(*(ask(client, client_timeout=9.0) for _ in range(50)))
+    assert {answer.get_response().model_version for answer in answers} == {"1"}
+
+
+async def test_a_neighbours_bad_input_is_not_held_against_it(
+    replica, gateway, connect, trials
+) -> None:
+    trials.say(candidate=2, share=1.0, trial_revision=1)
+    process = gateway(replica("--trial", str(trials.path), "--alpha-s", "0.02"))
+    client = connect(process)
+    await heard(process, 1)
+    poisoned = tensor("x", np.array([[666.0, 0, 0, 0]], np.float32), "FP32")
+    bad = refused(client.infer("sum", [poisoned]))
+    await asyncio.gather(ask(client), bad, *(ask(client) for _ in range(30)))
+    assert (await rollout(process)).candidate.failed == 0
+
+
 async def test_copies_are_compared_and_never_answer(replica, gateway, connect, trials) -> None:
-    trials.say(candidate=2, share=0.0, shadow=1.0, bias=0.5)
+    trials.say(candidate=2, trial_revision=1, share=0.0, shadow=1.0, bias=0.5)
     process = gateway(replica("--trial", str(trials.path)))
     client = connect(process)
     await heard(process, 1)
@@ -199,7 +233,7 @@ async def test_copies_are_compared_and_never_answer(replica, gateway, connect, t
 
 
 async def test_scores_go_to_the_version_that_answered(replica, gateway, connect, trials) -> None:
-    trials.say(candidate=2, share=0.5)
+    trials.say(candidate=2, trial_revision=1, share=0.5)
     process = gateway(replica("--trial", str(trials.path)))
     client = connect(process)
     await heard(process, 1)
@@ -208,11 +242,14 @@ async def test_scores_go_to_the_version_that_answered(replica, gateway, connect,
         report = Stub(channel, FEEDBACK).Report
         reply = await report(scores(("accuracy", 1, 1.0), ("accuracy", 2, 0.0), ("accuracy", 9, 1)))
         assert reply.taken == 2
-        for wrong in (("", 1, 1.0), ("accuracy", 1, float("nan"))):
+        for wrong in (("", 1, 1.0), ("accuracy", 1, float("nan")), ("accuracy", 1, 1e7)):
             with pytest.raises(grpc.RpcError) as caught:
                 await report(scores(("accuracy", 2, 1.0), wrong))
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
             assert reason_of(caught.value) in ("BAD_NAME", "BAD_SCORE")
+        with pytest.raises(grpc.RpcError) as caught:
+            await report(scores(*((f"junk-{number}", 2, 1.0) for number in range(40))))
+        assert reason_of(caught.value) == "TOO_MANY_METRICS"
     seen = await rollout(process)
     candidate, control = (arm.scores["accuracy"] for arm in (seen.candidate, seen.control))
     assert (candidate.count, candidate.sum, control.count, control.sum) == (1, 0.0, 1, 1.0)

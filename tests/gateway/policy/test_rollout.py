@@ -13,31 +13,43 @@ def candidate(revision: int = 1, *, version: int = 2, share: float = 0.5) -> Can
     return Candidate(version, revision, 0, share, 0.0)
 
 
-def holding(*versions: int, tried: Candidate | None = None) -> dict[str, Holding]:
-    return {"m": Holding(frozenset(versions), tried)}
+def holding(*versions: int, tried: Candidate | None = None, heard: int = 0) -> dict[str, Holding]:
+    return {"m": Holding(frozenset(versions), tried, heard)}
 
 
 def test_the_newest_stage_that_any_endpoint_names_counts() -> None:
     core = Rollouts()
     core.on_endpoint("a", holding(1, 2, tried=candidate(4)))
-    core.on_endpoint("b", holding(1, 2, tried=candidate(5)))
+    core.on_endpoint("b", holding(1, 2, tried=candidate(5, share=0.6)))
     core.on_endpoint("c", holding(1))
-    assert core.current("m") == candidate(5)
+    # Of the share of a whole fleet those have their part that can answer.
+    assert core.current("m") == candidate(5, share=0.6 * 2 / 3)
     assert core.endpoints("m") == (3, 2)
     assert core.current("other") is None
 
 
-def test_who_holds_it_and_does_not_call_it_a_candidate_ends_it() -> None:
+def test_an_end_that_was_heard_of_is_never_forgotten() -> None:
     core = Rollouts()
     core.on_endpoint("a", holding(1, 2, tried=candidate(4)))
-    core.on_endpoint("b", holding(1, 2))
+    assert core.current("m") == candidate(4)
+    core.on_endpoint("b", holding(1, heard=5))
     assert core.current("m") is None
-    # Out of rotation it says nothing.
+    # Nor by whoever heard of it, nor by one that is cut off and still names it.
     core.on_endpoint("b", {})
+    core.on_endpoint("a", {})
+    core.on_endpoint("a", holding(1, 2, tried=candidate(4)))
+    assert core.current("m") is None
+    core.on_endpoint("a", holding(1, 2, tried=candidate(6)))
+    assert core.current("m") == candidate(6)
+
+
+def test_who_holds_it_for_another_reason_ends_nothing() -> None:
+    core = Rollouts()
+    core.on_endpoint("a", holding(1, 2, tried=candidate(4)))
+    core.on_endpoint("b", holding(2, heard=4))
     assert core.current("m") == candidate(4)
     core.on_endpoint("a", {})
     assert core.current("m") is None
-    assert core.endpoints("m") == (0, 0)
 
 
 def test_a_share_of_nothing_and_of_everything() -> None:
@@ -96,12 +108,24 @@ def test_only_the_newest_revision_gets_what_is_not_pinned() -> None:
     assert opened(balance, version=1) == {"a", "b", "c"}
 
 
+def test_what_is_behind_is_nowhere_to_go_unless_it_is_asked_for() -> None:
+    balance = served("a", "b")
+    balance.on_revision("a", "m", 2)
+    assert not balance.has_candidate("m", {"a"})
+    assert balance.has_candidate("m", {"a"}, 1)
+    # One that is told a version has no revision any more.
+    balance.on_no_revision("a", "m")
+    assert opened(balance) == {"a", "b"}
+    assert balance.unserved_since("m") is None
+
+
 def test_the_newest_revision_leaves_with_the_last_endpoint_that_has_it() -> None:
     balance = served("a", "b")
     balance.on_revision("a", "m", 2)
     balance.on_revision("b", "m", 1)
     balance.on_endpoint("a", {}, now=1.0)
     assert opened(balance) == {"b"}
+    assert balance.unserved_since("m") is None
     balance.on_endpoint("a", {"m": frozenset({1})}, now=2.0)
     # It came back, perhaps with an older version: it has to say so again.
     assert opened(balance) == {"b"}
