@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
+from benchmarks.deltas.runs import encoder_files, planned
+from benchmarks.deltas.sizes import Sizes, measure
 from benchmarks.interrupts import raise_on_interrupt
 from benchmarks.report import conditions, table_console, table_of
 from benchmarks.swap import measures
@@ -25,6 +27,8 @@ from benchmarks.swap.measures import Arrival, Calm, HostReads, Rollbacks, Swaps
 from benchmarks.swap.passes import Passes, passes
 
 RESULTS = Path("bench-results/swap.json")
+# Of each training run whose versions are measured; `python -m benchmarks.deltas` takes more.
+DELTA_VERSIONS = 2
 # Publications per size and store; the first of each is not counted.
 ARRIVALS = {1: 21, 10: 21, 100: 9, 1000: 4}
 
@@ -40,6 +44,7 @@ class Report:
     passes: Passes | None = None
     reads: HostReads | None = None
     rollbacks: Rollbacks | None = None
+    deltas: dict[str, Sizes] = field(default_factory=dict)
 
     @property
     def hurt(self) -> bool:
@@ -53,6 +58,8 @@ class Report:
         if self.arrivals:
             console.print(_arrivals_table(self.arrivals))
         console.print(_others_table(self))
+        if self.deltas:
+            console.print(_deltas_table(self.deltas))
 
 
 @dataclass(slots=True)
@@ -77,6 +84,10 @@ class Run:
                 report.calm = measures.calm(directory, options.calm_mib, options.phase_s, 3)
         if self._wanted("arrivals"):
             self._arrivals()
+        if self._wanted("deltas"):
+            for training in planned(encoder=encoder_files() is not None):
+                if training.apart == 1:
+                    report.deltas[str(training)] = measure(training, DELTA_VERSIONS)
         with _directory() as directory, measures.stores(directory) as urls:
             if self._wanted("passes"):
                 report.passes = passes(directory, urls["redis"], 100)
@@ -156,6 +167,24 @@ def _arrivals_table(arrivals: Sequence[Arrival]) -> Table:
     )
 
 
+def _deltas_table(deltas: Mapping[str, Sizes]) -> Table:
+    header = ["training run, kB a version", "full", "XOR+zstd", "delta", "of full"]
+    return _table(
+        header,
+        [
+            [
+                training,
+                *(
+                    f"{size / 1e3:,.1f}"
+                    for size in (found.full_bytes, found.xor_bytes, found.delta_bytes)
+                ),
+                f"1/{found.full_bytes / found.delta_bytes:.3g}",
+            ]
+            for training, found in deltas.items()
+        ],
+    )
+
+
 def _others_table(report: Report) -> Table:
     lines: list[list[str]] = []
     if report.flips is not None:
@@ -218,7 +247,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--count", type=int, default=0, help="publications per size and store (0: by size)")
     add("--calm-mib", type=int, default=10, help="size of the version published each second")
     add("--phase-s", type=float, default=20.0, help="seconds of a phase with or without them")
-    names = ["flips", "swaps", "calm", "arrivals", "passes", "reads", "rollbacks"]
+    names = ["flips", "swaps", "calm", "arrivals", "deltas", "passes", "reads", "rollbacks"]
     add("--only", nargs="+", choices=names, default=[], help="these measurements alone")
     add("--json", type=Path, default=RESULTS, help="file to write")
     return parser
