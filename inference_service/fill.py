@@ -104,18 +104,29 @@ class Fill:
         One that a forward pass had altered, or that came of one, is made anew from the store alone.
         Raises DataLoss (INSTALL_MISMATCH) and what reading raises.
         """
+        mended = False
         for entry in self._manifest.tensors:
             self._go_on()
             if not target.intact(entry):
+                mended = True
                 target.digests.pop(entry.name, None)
                 self._put(self._chain.content(entry), entry, target)
-                if not target.intact(entry):
-                    raise DataLoss(
-                        "INSTALL_MISMATCH",
-                        f"tensor {entry.name!r} differs from its digest after it was installed",
-                    )
+                self._check_intact(entry, target)
             target.digests[entry.name] = entry.digest
+        if mended:
+            # What was written late may have gone over what was read before: tensors may overlap.
+            for entry in self._manifest.tensors:
+                self._go_on()
+                self._check_intact(entry, target)
         target.forget_others(self._manifest)
+
+    def _check_intact(self, entry: TensorEntry, target: Instance) -> None:
+        if not target.intact(entry):
+            target.digests.pop(entry.name, None)
+            raise DataLoss(
+                "INSTALL_MISMATCH",
+                f"tensor {entry.name!r} differs from its digest after it was installed",
+            )
 
     def _plan(self) -> None:
         if not self._ways:
