@@ -53,7 +53,8 @@ class ServingCopy:
     def adapt(self, served: nn.Module, signature: Signature, golden: tuple[Value, ...]) -> None:
         """Lets the copy, now and whenever it is made anew, take and give what `signature` says.
 
-        Raises InvalidArgument (NOT_CASTABLE) where it does not compute the golden inputs.
+        Raises InvalidArgument (NOT_CASTABLE) where it does not compute the golden inputs, or its
+        forward is not its class's.
         """
         self._signature = signature
         _translate(served, signature, self.dtype)
@@ -84,6 +85,13 @@ class ServingCopy:
 
 def _translate(served: nn.Module, signature: Signature, dtype: torch.dtype) -> None:
     """Casts what goes into forward and what comes out of it."""
+    if "forward" in vars(served):
+        # It would be called in the place of the class's.
+        raise InvalidArgument(
+            "NOT_CASTABLE",
+            f"forward is set on the {type(served).__name__} itself, not in its class, so its "
+            "inputs and outputs cannot be cast: define it in the class",
+        )
     plain = type(served)
 
     def forward(self: nn.Module, *inputs: Any) -> list[Any]:

@@ -231,9 +231,11 @@ class Architecture:
 
 
 def check_table(manifest: Manifest, instance: Instance) -> None:
-    """Refuses weights that are not exactly those the module has, by name, datatype and shape.
+    """Refuses weights that are not exactly those the module has, by name, datatype and shape, or
+    that give different contents to tensors that it ties.
 
-    Raises FailedPrecondition (UNKNOWN_TENSOR, MISSING_TENSOR, DTYPE_MISMATCH, SHAPE_MISMATCH).
+    Raises FailedPrecondition (UNKNOWN_TENSOR, MISSING_TENSOR, DTYPE_MISMATCH, SHAPE_MISMATCH,
+    TIED_TENSORS).
     """
     table = instance.table()
     for entry in manifest.tensors:
@@ -259,3 +261,16 @@ def check_table(manifest: Manifest, instance: Instance) -> None:
             "MISSING_TENSOR",
             f"the version lacks {len(missing)} tensors of the program, such as {missing[0]!r}",
         )
+    _check_tied(manifest, instance)
+
+
+def _check_tied(manifest: Manifest, instance: Instance) -> None:
+    digests = {entry.name: entry.digest for entry in manifest.tensors}
+    for first, *others in instance.tied:
+        for other in others:
+            if digests[other] != digests[first]:
+                raise FailedPrecondition(
+                    "TIED_TENSORS",
+                    f"the program ties tensors {first!r} and {other!r}; the version has different "
+                    "contents for them",
+                )

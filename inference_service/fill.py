@@ -18,7 +18,7 @@ from chassis.errors import DataLoss, FailedPrecondition
 from inference_service.buffers import tensor_of
 from inference_service.instance import Instance
 from inference_service.staging import AT_ONCE, Staging
-from model_store.blobs import Blobs
+from model_store.blobs import PART_BYTES, Blobs
 from model_store.chain import Chain, Way, sized
 from model_store.records import Manifest, TensorEntry
 
@@ -60,8 +60,10 @@ class Fill:
         self._chain = Chain(manifest, self._read_blob)
         self._ways: dict[str, Way] = {}
         self._fetched: dict[str, bytes] = {}
+        # What was read into its place: the entry of each blob, which others have too.
+        self._brought: dict[str, TensorEntry] = {}
         # Digests of what `fetch` left to be read into its place.
-        self.left: list[str] = []
+        self.left: set[str] = set()
 
     def fetch(self, staging_bytes: int, target: Instance | None = None) -> None:
         """Reads new blobs into memory, up to `staging_bytes`; `install` reads the others, and
@@ -80,7 +82,7 @@ class Fill:
             if not start or start in self._usable(entry) or start in self._fetched:
                 continue
             if entry.size_bytes >= IN_PLACE_BYTES and target and target.takes_in_place(entry):
-                self.left.append(start)
+                self.left.add(start)
                 continue
             room -= entry.size_bytes
             if room < 0:
@@ -95,6 +97,7 @@ class Fill:
             if target.digests.get(entry.name) != entry.digest:
                 self._begin(entry, target)
         self._fetched.clear()
+        self._brought.clear()
         for index in sorted({step for way in self._ways.values() for step in way.steps}):
             self._advance(index, target)
 
@@ -104,18 +107,29 @@ class Fill:
         One that a forward pass had altered, or that came of one, is made anew from the store alone.
         Raises DataLoss (INSTALL_MISMATCH) and what reading raises.
         """
+        mended = False
         for entry in self._manifest.tensors:
             self._go_on()
             if not target.intact(entry):
+                mended = True
                 target.digests.pop(entry.name, None)
                 self._put(self._chain.content(entry), entry, target)
-                if not target.intact(entry):
-                    raise DataLoss(
-                        "INSTALL_MISMATCH",
-                        f"tensor {entry.name!r} differs from its digest after it was installed",
-                    )
+                self._check_intact(entry, target)
             target.digests[entry.name] = entry.digest
+        if mended:
+            # What was written late may have gone over what was read before: tensors may overlap.
+            for entry in self._manifest.tensors:
+                self._go_on()
+                self._check_intact(entry, target)
         target.forget_others(self._manifest)
+
+    def _check_intact(self, entry: TensorEntry, target: Instance) -> None:
+        if not target.intact(entry):
+            target.digests.pop(entry.name, None)
+            raise DataLoss(
+                "INSTALL_MISMATCH",
+                f"tensor {entry.name!r} differs from its digest after it was installed",
+            )
 
     def _plan(self) -> None:
         if not self._ways:
@@ -184,8 +198,13 @@ class Fill:
         place = target.place(entry)
         if start in self._fetched or place is None or entry.size_bytes != len(place):
             self._put(self._start(Way(start, ()), entry), entry, target)
-        else:
-            self._blobs.read_blob_into(start, place, self._before_part)
+            return
+        # One blob under two names is read once; `verify` digests both.
+        brought = self._brought.get(start)
+        if brought is not None and target.copy_from(target, brought.name, entry):
+            return
+        self._blobs.read_blob_into(start, place, self._before_part)
+        self._brought[start] = entry
 
     def _start(self, way: Way, entry: TensorEntry) -> bytes:
         content = self._fetched.get(way.start)
@@ -199,8 +218,9 @@ class Fill:
 
     def _read_blob(self, name: str) -> bytes:
         self._go_on()
-        # A blob is read and digested as a whole.
-        self._staging.wait(self._sizes.get(name, 0))
+        # A blob is read and digested as a whole; who waits for that may be told to stop.
+        for left in range(self._sizes.get(name, 0), 0, -PART_BYTES):
+            self._before_part(min(left, PART_BYTES))
         return self._blobs.read_blob(name)
 
     def _before_part(self, size: int) -> None:
@@ -208,21 +228,32 @@ class Fill:
         self._staging.wait(size)
 
 
-def check_finite(instance: Instance, staging: Staging = AT_ONCE) -> None:
+def check_finite(
+    instance: Instance, staging: Staging = AT_ONCE, go_on: Callable[[], None] = lambda: None
+) -> None:
     """Refuses NaN anywhere and infinity in a parameter; buffers may hold it (attention masks do).
 
-    Raises FailedPrecondition (NON_FINITE).
+    `go_on` is called before each part and raises to stop. Raises FailedPrecondition (NON_FINITE).
     """
     parameters = instance.parameters()
     for name, tensor in instance.tensors.items():
         if not tensor.is_floating_point() or not tensor.numel():
             continue
-        staging.wait(tensor.numel() * tensor.element_size())
-        # NaN wins both; unlike isfinite() this allocates nothing and is 50 times faster.
-        least, most = torch.aminmax(tensor)
-        bad = bool(least.isnan()) or (
-            name in parameters and not bool(least.isfinite() & most.isfinite())
-        )
-        if bad:
-            found = "NaN" if least.isnan() else "an infinity"
-            raise FailedPrecondition("NON_FINITE", f"tensor {name!r} holds {found}")
+        for part in _parts(tensor):
+            go_on()
+            staging.wait(part.numel() * part.element_size())
+            _check_finite(part, name, bounded=name in parameters)
+
+
+def _parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    if not tensor.is_contiguous():
+        return (tensor,)
+    return torch.split(tensor.view(-1), PART_BYTES // tensor.element_size())
+
+
+def _check_finite(part: torch.Tensor, name: str, *, bounded: bool) -> None:
+    # NaN wins both; unlike isfinite() this allocates nothing and is 50 times faster.
+    least, most = torch.aminmax(part)
+    if least.isnan() or (bounded and not bool(least.isfinite() & most.isfinite())):
+        found = "NaN" if least.isnan() else "an infinity"
+        raise FailedPrecondition("NON_FINITE", f"tensor {name!r} holds {found}")

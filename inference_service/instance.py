@@ -96,6 +96,8 @@ class Instance:
             name: (DATATYPES.get(value.dtype, str(value.dtype)), tuple(value.shape))
             for name, value in module.state_dict().items()
         }
+        # Names of tensors that are one memory, so that they cannot hold different contents.
+        self.tied = _tied(module)
         # Digests of what tensors that are cast have to hold, by digest and datatype as published.
         self._cast_digests: dict[tuple[str, str], str] = {}
 
@@ -289,6 +291,20 @@ class Instance:
             f"Instance({self.program.kind}, {self.engine.name}, {self.precision.name}, "
             f"{len(self.tensors)} tensors on {self.device})"
         )
+
+
+def _tied(module: nn.Module) -> list[list[str]]:
+    state = module.state_dict()
+    if any(value.is_meta for value in state.values()):
+        # It gets storage of its own for each.
+        return []
+    names: dict[tuple[object, ...], list[str]] = {}
+    for name, value in state.items():
+        # As they lie: a square matrix and its transpose differ in bytes, rightly.
+        key = (value.data_ptr(), value.dtype, tuple(value.shape), value.stride())
+        if value.numel():
+            names.setdefault(key, []).append(name)
+    return [tied for tied in names.values() if len(tied) > 1]
 
 
 def check_supported(signature: Signature) -> None:

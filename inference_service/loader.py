@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import grpc
 
@@ -140,8 +140,7 @@ class Loader:
             return
         manifest = self._read_manifest(version)
         self._leases.on_load(manifest)
-        with self._architecture.staging.during():
-            self._bring(manifest, started)
+        self._bring(manifest, started)
 
     def _bring(self, manifest: Manifest, started: float) -> None:
         if self._choice.engine == AUTO:
@@ -154,7 +153,9 @@ class Loader:
         holders, staging = self._holders(fresh), self._architecture.staging
         fill = Fill(self._blobs, manifest, holders, self._go_on, staging)
         failpoint("load.before_fetch")
-        fill.fetch(self._staging_bytes, self._taking_in_place(fresh))
+        # Only around what moves bytes: batches beside a warm-up or a wait say nothing of those.
+        with staging.during():
+            fill.fetch(self._staging_bytes, self._taking_in_place(fresh))
         self._check_stored(fill.left)
         rehearsal = self._rehearsal(manifest)
         failpoint("load.after_fetch")
@@ -195,11 +196,15 @@ class Loader:
             failpoint("load.before_flip")
             self._go_on()
         except BaseException:
-            refill.undo()
+            self._undo(refill)
             raise
         finally:
             self._refill = None
         if not self._flip(refill.slot, manifest, started):
+            self._undo(refill)
+
+    def _undo(self, refill: Refill) -> None:
+        with self._architecture.staging.during():
             refill.undo()
 
     def _read_manifest(self, version: int) -> Manifest:
@@ -228,9 +233,10 @@ class Loader:
         def fill(instance: Instance) -> None:
             check_table(manifest, instance)
             filling = Fill(self._blobs, manifest, (), self._go_on)
-            filling.install(instance)
-            filling.verify(instance)
-            check_finite(instance)
+            with self._architecture.staging.during():
+                filling.install(instance)
+                filling.verify(instance)
+                check_finite(instance)
 
         trials = Trials(
             self._architecture,
@@ -273,9 +279,9 @@ class Loader:
             return None
         return fresh or slots.idle().instance
 
-    def _check_stored(self, digests: Sequence[str]) -> None:
+    def _check_stored(self, digests: Collection[str]) -> None:
         """Raises NotFound (BLOB_NOT_FOUND): what is read late is looked for before."""
-        missing = self._store.missing_blobs(digests) if digests else set()
+        missing = self._store.missing_blobs(sorted(digests)) if digests else set()
         if missing:
             raise NotFound("BLOB_NOT_FOUND", f"blob {min(missing)} is not in the store")
 
@@ -297,11 +303,13 @@ class Loader:
         return instance
 
     def _install(self, instance: Instance, fill: Fill) -> None:
-        fill.install(instance)
-        failpoint("load.after_fill")
-        self._step("verify")
-        fill.verify(instance)
-        check_finite(instance, self._architecture.staging)
+        staging = self._architecture.staging
+        with staging.during():
+            fill.install(instance)
+            failpoint("load.after_fill")
+            self._step("verify")
+            fill.verify(instance)
+            check_finite(instance, staging, self._go_on)
 
     def _rehearse(self, instance: Instance, rehearsal: Rehearsal) -> None:
         self._step("warm-up")

@@ -152,7 +152,8 @@ class ReplicaSettings(ContentSettings, HttpSettings, ProtectedSettings):
     # so that `headrace store gc` leaves it alone; 0 takes no leases. Hosts' clocks may differ by
     # two thirds of it.
     lease_s: float = Field(300.0, ge=0, le=86_400)
-    # Bytes of new tensors fetched before the standby version is given up; the rest streams in.
+    # Bytes of new tensors fetched before the standby version is given up; the rest streams in. So
+    # do tensors of 1 MiB and more that lie on the CPU as published, which do not count here.
     staging_bytes: int = Field(256 * MIB, ge=0)
     # Directory in which the replicas of a machine keep blobs, so that the store is read once for
     # all of them; empty keeps none. For stores that are not on this machine's disks.
@@ -180,8 +181,9 @@ class ReplicaSettings(ContentSettings, HttpSettings, ProtectedSettings):
     # With one slot: milliseconds that requests may wait for an installation. One that would take
     # longer is given up, and the version is refused.
     max_stall_ms: float = Field(1000.0, gt=0)
-    # Whether loads copy and hash more slowly when that makes batches slower (their p99 of the last
-    # seconds against the one before the load), and the bytes per second they get at least.
+    # Whether loads read, copy and hash more slowly once they made more than one in a hundred of the
+    # last minute's batches slow (against the p99 of those beside no load), and the bytes per second
+    # they get at least.
     pace_staging: bool = True
     staging_floor_bytes_s: int = Field(32 * MIB, ge=MIB)
     # Whether a version may name a headrace.Model class installed here instead of bringing an

@@ -19,6 +19,9 @@ from inference_service.policy.staging_rate import StagingRate, StagingSnapshot
 from model_store.blobs import PART_BYTES
 from model_store.digests import digest, digest_in_parts
 
+# Until it asks again.
+LONGEST_S = 0.25
+
 
 class Staging:
     """As fast as it goes."""
@@ -125,4 +128,5 @@ class Paced(Staging):
                 if self._rate.take(size, now=now):
                     return
                 wakeup = self._rate.next_wakeup()
-            time.sleep(0.0 if wakeup is None else max(0.0, wakeup - now))
+            # No longer: meanwhile the batches may end.
+            time.sleep(0.0 if wakeup is None else min(LONGEST_S, max(0.0, wakeup - now)))

@@ -77,6 +77,7 @@ class FileStore(LineStore):
     ) -> None:
         if not files.read_file_into(self._blob_path(digest), target, before):
             # Missing or damaged; whole, it is not what the caller thinks.
+            before(len(target))
             place(self.read_blob(digest), target, digest)
 
     def blobs(self) -> Iterator[Blob]:

@@ -74,17 +74,33 @@ class HostCache:
         self, digest: str, target: memoryview, before: Callable[[int], None] = at_once
     ) -> None:
         """As `Store.read_blob_into`, from the cache, else from the source."""
-        path = self._path(digest)
+        if self._read_into(self._path(digest), target, before):
+            _FROM_CACHE.inc(len(target))
+            return
+        # It is read as a whole.
+        before(len(target))
+        place(self.read_blob(digest), target, digest)
+
+    def _read_into(self, path: Path, target: memoryview, before: Callable[[int], None]) -> bool:
+        # Whatever is wrong with the cache, the source may be right; who gives up wants neither.
+        given_up: list[BaseException] = []
+
+        def ask(size: int) -> None:
+            try:
+                before(size)
+            except BaseException as error:
+                given_up.append(error)
+                raise
+
         try:
-            found = read_file_into(path, target, before)
+            found = read_file_into(path, target, ask)
             if found:
                 os.utime(path)
         except (HeadraceError, OSError):
-            found = False
-        if found:
-            _FROM_CACHE.inc(len(target))
-        else:
-            place(self.read_blob(digest), target, digest)
+            if given_up:
+                raise given_up[0] from None
+            return False
+        return found
 
     def fetched(self, digest: str, download: Callable[[], bytes]) -> bytes:
         """From the cache, else what `download` returns; one download at a time on this machine."""

@@ -91,13 +91,22 @@ class RedisConnection:
     def fill(self, keys: Sequence[str], parts: Sequence[memoryview]) -> bool:
         """Fills each of `parts` with the value of its key; False where one is not of that length.
 
-        Raises as `ask_all` does, less STORE_LOST_DATA.
+        Raises as `ask_all` does.
         """
         self._admit()
         try:
             self._attempt(lambda: redis_bulk.fill(self._client, keys, parts))
         except redis_bulk.Unexpected:
-            return False
+            return self._filled_as_asked(keys, parts)
+        return True
+
+    def _filled_as_asked(self, keys: Sequence[str], parts: Sequence[memoryview]) -> bool:
+        # An error, such as that of a server that loads its data, looks like a value lost; the
+        # client tells them apart.
+        for part, value in zip(parts, self.ask_all([("GET", key) for key in keys]), strict=True):
+            if value is None or len(value) != len(part):
+                return False
+            part[:] = value
         return True
 
     def run(self, script: str, keys: Sequence[str], arguments: _Command) -> list[Any]:

@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 from chassis.errors import InvalidArgument
 
 SENTINEL = "redis+sentinel"
+_TLS = "rediss"
 _SENTINEL_PORT = 26379
 _OURS = ("wait_replicas", "wait_ms")
 # Of the client's own settings those that say how to reach a server; its time-outs are ours.
@@ -51,6 +52,8 @@ class RedisLocation:
             if key not in _OURS + _CLIENTS:
                 near = get_close_matches(key, _OURS + _CLIENTS, 1) or list(_OURS)
                 raise bad(f"it has no setting {key[:40]!r}; did you mean {' or '.join(near)}?")
+            if key.startswith("ssl_") and parts.scheme != _TLS:
+                raise bad(f"its setting {key} needs TLS, which is {_TLS}://")
         theirs = urlencode({key: value for key, value in pairs.items() if key not in _OURS})
         credentials, at, hosts = parts.netloc.rpartition("@")
         sentinels = tuple(map(_sentinel, hosts.split(","))) if parts.scheme == SENTINEL else ()

@@ -186,15 +186,16 @@ def check_blobs(missing: Collection[str]) -> None:
 def version_not_found(model: str, version: int, existing: Sequence[int], newest: int) -> NotFound:
     """The error for a version that does not exist; `existing` ascends, `newest` may be removed."""
     if not existing:
-        known = "all were removed" if newest else "it has none yet"
+        known = "none is left" if newest else "it has none yet"
     elif existing[-1] - existing[0] + 1 == len(existing):
         known = f"versions {existing[0]} to {existing[-1]} exist"
     else:
         known = "the newest are " + ", ".join(str(number) for number in existing[-8:])
     absent = f"model {model!r} has no version {version}"
     if 1 <= version <= newest:
-        # Numbers are handed out one after another, so this one was a version.
-        absent = f"version {version} of model {model!r} was removed"
+        # Numbers are handed out in ascending order. A failover may lose the version of one, or skip
+        # some: nothing here tells that from a removal.
+        absent = f"version {version} of model {model!r} was removed or lost"
     return NotFound("VERSION_NOT_FOUND", f"{absent}: {known}", field="version")
 
 

@@ -107,8 +107,8 @@ class Store(ABC):
     def manifest(self, model: str, version: int) -> Manifest:
         """The record of a version.
 
-        Raises NotFound (VERSION_NOT_FOUND), whose sentence says where it was removed, DataLoss
-        (MANIFEST_DAMAGED).
+        Raises NotFound (VERSION_NOT_FOUND), whose sentence says where it was removed or lost,
+        DataLoss (MANIFEST_DAMAGED).
         """
 
     @abstractmethod

@@ -126,10 +126,10 @@ class StagingRate:
             self._free_at = now
             return True
         self._decide(now)
-        if now < self._free_at:
+        free = self._unfelt() or self._rate >= MOST_RATE
+        if now < self._free_at and not free:
             return False
         self._staged += size
-        free = self._unfelt() or self._rate >= MOST_RATE
         self._free_at = now if free else now + size / self._rate
         return True
 

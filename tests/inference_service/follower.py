@@ -15,6 +15,7 @@ from inference_service.loader import Loader
 from inference_service.served import ServedModel, ServedSnapshot
 from inference_service.settings import Followed
 from inference_service.slot import Slot
+from inference_service.staging import AT_ONCE, Staging
 from inference_service.trust import Trust
 from inference_service.watcher import Watcher
 from model_store import Store, open_store
@@ -42,6 +43,7 @@ class Follower:
         one_slot: bool = False,
         max_stall_s: float = 10.0,
         candidate_channel: str = "canary",
+        pace: Staging = AT_ONCE,
     ) -> None:
         self.store = store or open_store(url)
         self.first_flips = 0
@@ -51,6 +53,7 @@ class Follower:
             torch.device("cpu"),
             allow_import_path=allow_import_path,
             compiler=compiler,
+            staging=pace,
         )
         self.watcher = Watcher(
             self.store, self.served, poll_s=0.2, candidate_channel=candidate_channel

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from chassis.errors import DataLoss, FailedPrecondition
 from headrace import Publisher
-from inference_service.architecture import Choice
+from inference_service import fill as fill_module
+from inference_service.architecture import Choice, check_table
 from inference_service.buffers import changing
 from inference_service.engines.eager import Eager
 from inference_service.fill import Fill
@@ -357,6 +359,59 @@ def test_tensors_that_share_memory_move_once(store):
         fill.verify(target)
         drift(module)
     assert len(manifest.deltas) == 2
+
+
+def apart(store: Store) -> Manifest:
+    """Of a version with different contents for the two tensors that `Tied` ties."""
+    module = Tied()
+    module.second.weight = torch.nn.Parameter(module.second.weight + 1)
+    return store.manifest(MODEL, Publisher(store, MODEL, example_inputs=BATCH).publish(module))
+
+
+def test_different_contents_of_tied_tensors_are_refused_before_a_slot_is_touched(store):
+    manifest = apart(store)
+    with pytest.raises(FailedPrecondition, match=r"'first\.weight' and 'second\.weight'") as raised:
+        check_table(manifest, tied_instance(manifest))
+    assert raised.value.reason == "TIED_TENSORS"
+
+
+def test_what_another_tensor_overwrote_is_not_believed(store):
+    manifest = apart(store)
+    target = tied_instance(manifest)
+    fill = Fill(store, manifest, (), lambda: None)
+    fill.install(target)
+    with pytest.raises(DataLoss) as raised:
+        fill.verify(target)
+    assert raised.value.reason == "INSTALL_MISMATCH"
+
+
+def test_a_blob_of_two_names_is_read_into_its_place_once(store, monkeypatch):
+    monkeypatch.setattr(fill_module, "IN_PLACE_BYTES", 1)
+    module = Tied()
+    module.second.weight = torch.nn.Parameter(module.second.weight.clone())
+    manifest = store.manifest(MODEL, Publisher(store, MODEL, example_inputs=BATCH).publish(module))
+    target = Instance(
+        module,
+        program=manifest.program,
+        signature=manifest.signature,
+        device=torch.device("cpu"),
+        engine=Eager(module),
+    )
+    target.materialize()
+    kept = {name: raw(value) for name, value in target.tensors.items()}
+    for tensor in target.tensors.values():
+        tensor.zero_()
+    read, into = [], store.read_blob_into
+    monkeypatch.setattr(
+        store, "read_blob_into", lambda name, *rest: read.append(name) or into(name, *rest)
+    )
+    fill = Fill(store, manifest, (), lambda: None)
+    fill.fetch(2**20, target)
+    fill.install(target)
+    fill.verify(target)
+    assert {name: raw(value) for name, value in target.tensors.items()} == kept
+    assert len(read) == len(set(read)) < len(manifest.tensors)
+    assert set(read) == fill.left
 
 
 def test_memory_that_is_not_contiguous_is_changed_through_a_copy():

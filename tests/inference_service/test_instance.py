@@ -20,6 +20,7 @@ from inference_service.faults import BadOutput
 from inference_service.fill import check_finite
 from inference_service.instance import Instance
 from inference_service.rehearsal import Rehearsal
+from model_store.blobs import PART_BYTES
 from model_store.records import Probe, Program, ProgramKind
 
 CPU = torch.device("cpu")
@@ -82,6 +83,22 @@ def test_a_mask_of_infinities_is_no_damage_but_nan_is():
     check_finite(instance)
     instance.tensors["mask"][3] = torch.nan
     with pytest.raises(FailedPrecondition, match="'mask' holds NaN"):
+        check_finite(instance)
+
+
+def test_who_stops_does_not_wait_for_a_whole_tensor_to_be_looked_at():
+    instance, asked = positions(), []
+    instance.tensors["words.weight"] = torch.zeros(2 * PART_BYTES // 4 + 1)
+
+    def go_on():
+        asked.append(None)
+        if len(asked) == 3:
+            raise KeyError("stopped")
+
+    with pytest.raises(KeyError):
+        check_finite(instance, go_on=go_on)
+    instance.tensors["words.weight"][-1] = torch.inf
+    with pytest.raises(FailedPrecondition, match=r"'words.weight' holds an infinity"):
         check_finite(instance)
 
 

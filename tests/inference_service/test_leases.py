@@ -104,7 +104,7 @@ def test_a_version_removed_while_it_loads_is_refused_and_nothing_else_changes(li
             gate.set()
         failure = follower.wait_failed(1).failures[0]
         assert failure.reason == "VERSION_NOT_FOUND"
-        assert "version 1 of model 'affine' was removed" in failure.message
+        assert "version 1 of model 'affine' was removed or lost" in failure.message
         assert follower.answer(X)[0] == 4
         np.testing.assert_array_equal(follower.answer(X)[1], expected(4.0, X))
 

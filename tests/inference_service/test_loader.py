@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from chassis.tensors import Signature, TensorSpec
 from inference_service import fill
 from inference_service.instance import Instance
 from inference_service.loader import Loader
+from inference_service.rehearsal import Rehearsal
 from inference_service.slot import SlotState
+from inference_service.staging import Staging
 from model_store.records import ProgramKind
 from tests.inference_service.follower import Follower
 from tests.inference_service.line import SIGNATURE, Affine, Line, expected
@@ -173,6 +176,47 @@ def test_a_damaged_blob(tmp_path, file_store, damage):
 def in_place(monkeypatch):
     """Every tensor is as large as one that is read into its place."""
     monkeypatch.setattr(fill, "IN_PLACE_BYTES", 1)
+
+
+class Told(Staging):
+    """Knows whether a load stages now."""
+
+    active = 0
+
+    @contextmanager
+    def during(self):
+        self.active += 1
+        try:
+            yield
+        finally:
+            self.active -= 1
+
+    def digest(self, view):
+        assert self.active
+        return super().digest(view)
+
+    def copy(self, source, target):
+        assert self.active
+        super().copy(source, target)
+
+
+def test_a_rehearsal_is_no_staging(line, monkeypatch):
+    pace, seen = Told(), []
+    steps = {name: getattr(Rehearsal, name) for name in ("warm_up", "prove")}
+
+    def watched(name):
+        def step(self, instance):
+            seen.append(pace.active)
+            return steps[name](self, instance)
+
+        return step
+
+    for name in steps:
+        monkeypatch.setattr(Rehearsal, name, watched(name))
+    line.publish(1.0)
+    with Follower(line.store.url, pace=pace) as follower:
+        follower.wait_serving(1)
+    assert seen == [0, 0]
 
 
 def test_what_is_read_into_its_place_serves(in_place, line, follower, monkeypatch):

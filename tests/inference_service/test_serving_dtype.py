@@ -189,6 +189,16 @@ class Generating(SeveralModel):
         yield {}
 
 
+def test_a_forward_of_the_module_itself_is_refused_by_name(store):
+    module = nn.Linear(8, 8)
+    module.forward = lambda x: nn.functional.linear(x, module.weight, module.bias)
+    with Publisher(store, "own", inputs=[SPEC], outputs=[SPEC], dtype="bf16") as publisher:
+        with pytest.raises(InvalidArgument, match="forward is set on the Linear itself") as caught:
+            publisher.publish(module)
+        assert caught.value.reason == "NOT_CASTABLE"
+        assert store.versions("own") == []
+
+
 def test_what_cannot_be_cast_is_refused_by_name(store):
     with pytest.raises(InvalidArgument, match="dtype is 'fp8': expected one of 'fp32', "):
         Publisher(store, "x", dtype="fp8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inference_service import staging as staging_module
 from inference_service.policy.staging_rate import (
     ALONE_S,
     LEAST_SAMPLES,
@@ -19,7 +21,7 @@ from inference_service.policy.staging_rate import (
     STEP,
     StagingRate,
 )
-from inference_service.staging import PART_BYTES, Paced, Staging
+from inference_service.staging import LONGEST_S, PART_BYTES, Paced, Staging
 from model_store.digests import digest
 from tests.inference_service.line import expected
 from tests.inference_service.served_replica import ServedReplica
@@ -151,6 +153,46 @@ def test_without_batches_nothing_is_held_back():
     clock.now += ALONE_S + 0.1
     for _ in range(1000):
         assert clock.rate.take(1024 * MIB, now=clock.now)
+
+
+def test_what_was_taken_is_not_waited_for_once_nobody_feels_it():
+    clock = Clock()
+    clock.stage([CALM_S * 4] * 400)
+    while not clock.rate.take(2**14 * MIB, now=clock.now):
+        clock.now = clock.rate.next_wakeup()
+    assert not clock.rate.take(MIB, now=clock.now)
+    far = clock.rate.next_wakeup()
+    clock.rate.on_end(now=clock.now)
+    for _ in range(60_000):
+        clock.batch(CALM_S)
+    assert clock.rate.take(MIB, now=clock.now)
+    assert clock.now < far
+
+
+def test_a_wait_asks_again_before_long(monkeypatch):
+    now, slept = [100.0], []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(
+        staging_module, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep)
+    )
+    rate = StagingRate(floor=MIB)
+    staging = Paced(rate)
+    for _ in range(LEAST_SAMPLES):
+        now[0] += EVERY_S
+        staging.on_batch(CALM_S)
+    with staging.during():
+        for _ in range(LEAST_SAMPLES):
+            now[0] += EVERY_S
+            staging.on_batch(1.0)
+        staging.wait(1)
+        staging.wait(64 * MIB)
+        staging.wait(MIB)
+    assert slept
+    assert max(slept) <= LONGEST_S
 
 
 def test_what_was_slow_before_the_load_is_no_reason():

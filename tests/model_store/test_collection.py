@@ -322,5 +322,5 @@ def test_a_reader_without_a_lease_is_told(store: Store) -> None:
     with pytest.raises(NotFound) as raised:
         store.read_blob(manifest.tensors[0].digest)
     assert reason(raised) == "BLOB_NOT_FOUND"
-    with pytest.raises(NotFound, match="was removed"):
+    with pytest.raises(NotFound, match="was removed or lost"):
         store.lease(MODEL, 1, "late", 60)

@@ -16,6 +16,7 @@ import pytest
 
 from chassis import failpoints
 from chassis.errors import (
+    DataLoss,
     FailedPrecondition,
     HeadraceError,
     Internal,
@@ -268,3 +269,13 @@ def test_only_what_is_a_version_counts(store: Store, root: Path) -> None:
     (root / "models" / "empty").mkdir()
     assert (store.versions(MODEL), store.models()) == ([1], [MODEL])
     assert made(store, 2).version == 2
+
+
+def test_a_torn_blob_that_is_read_as_a_whole_is_paced_too(store: Store, root: Path) -> None:
+    name, told = store.put_blob(b"weights"), list[int]()
+    (path,) = (path for path in (root / "blobs").rglob("*") if path.is_file())
+    path.chmod(0o600)
+    path.write_bytes(b"weight")
+    with pytest.raises(DataLoss):
+        store.read_blob_into(name, memoryview(bytearray(7)), told.append)
+    assert told == [7]

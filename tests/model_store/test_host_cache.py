@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from chassis.errors import DataLoss, NotFound, Unavailable
+from chassis.errors import DataLoss, FailedPrecondition, NotFound, Unavailable
 from model_store import host_cache, open_store
 from model_store.blobs import at_once, place
 from model_store.digests import digest, hex_part
@@ -65,6 +65,31 @@ def test_blobs_are_read_into_memory_at_hand(directory):
         assert target == CONTENT
         assert sum(told) >= len(CONTENT)
     assert (first.reads, second.reads) == ([NAME], [])
+
+
+def test_the_source_is_asked_when_the_pace_allows_it(directory):
+    source, reads_before = Source(CONTENT), []
+
+    def before(size):
+        assert size == len(CONTENT)
+        reads_before.append(len(source.reads))
+
+    cache(directory, source).read_blob_into(NAME, memoryview(bytearray(len(CONTENT))), before)
+    assert reads_before == [0]
+    assert source.reads == [NAME]
+
+
+@pytest.mark.parametrize("error", [FailedPrecondition("STALL_TOO_LONG", "it"), OSError("it")])
+def test_who_gives_up_gets_nothing_from_the_source_either(directory, error):
+    source = Source(CONTENT)
+    cache(directory, source).read_blob(NAME)
+
+    def give_up(_size):
+        raise error
+
+    with pytest.raises(type(error), match="it"):
+        cache(directory, source).read_blob_into(NAME, memoryview(bytearray(len(CONTENT))), give_up)
+    assert source.reads == [NAME]
 
 
 def test_the_second_reader_of_a_machine_asks_nobody(directory):

@@ -251,6 +251,8 @@ class Sentinel(RedisServer):
         ("redis://u:secret@h/0?wait_replicas=-1", "wait_replicas is '-1'; expected 0 to 64"),
         ("redis://u:secret@h/0?wait_replicas=1&wait_ms=0", "expected 1 to 1000"),
         ("redis://u:secret@h/0?wait_ms", "not key=value"),
+        ("redis://u:secret@h/0?ssl_ca_certs=ca", "ssl_ca_certs needs TLS, which is rediss://"),
+        ("redis+sentinel://u:secret@h/prime?ssl_certfile=c", "ssl_certfile needs TLS"),
         ("redis+sentinel://u:secret@h,/prime", "each sentinel must be host:port"),
         ("redis+sentinel://u:secret@h:x/prime", "each sentinel must be host:port"),
         ("redis+sentinel://u:secret@h:1", "needs the primary's name"),

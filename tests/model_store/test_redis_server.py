@@ -170,6 +170,29 @@ def test_a_bulk_read_ends_where_the_server_hangs_or_dies(
     client.close()
 
 
+def test_a_server_that_cannot_answer_as_a_blob_is_read_has_lost_nothing(
+    store: Store, admin: redis.Redis
+) -> None:
+    name = store.put_blob(b"weights")
+    target = memoryview(bytearray(7))
+    stale = admin.config_get("replica-serve-stale-data")["replica-serve-stale-data"]
+
+    def lose_the_primary(_size: int) -> None:
+        # Reads are answered with -MASTERDOWN then; they were admitted before.
+        admin.config_set("replica-serve-stale-data", "no")
+        admin.replicaof("127.0.0.1", "1")
+
+    try:
+        with pytest.raises(Unavailable) as raised:
+            store.read_blob_into(name, target, lose_the_primary)
+        assert raised.value.reason == "STORE_UNAVAILABLE"
+    finally:
+        admin.replicaof("NO", "ONE")
+        admin.config_set("replica-serve-stale-data", stale)
+    store.read_blob_into(name, target)
+    assert target == b"weights"
+
+
 def test_a_server_that_is_not_there_is_unavailable() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
