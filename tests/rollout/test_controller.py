@@ -248,6 +248,18 @@ def test_trouble_is_told_once_and_its_end_too(store):
     assert words.count("well again") == 1
 
 
+def test_trouble_with_the_store_does_not_start_the_stage_anew(store):
+    begin(store, MODEL, plan=PLAN)
+    gone = Unavailable("STORE_UNAVAILABLE", "the store sleeps")
+    faulty = FaultyStore(store)
+    with FakeGateway(store) as gateway, watching(faulty, gateway) as seen:
+        assert isinstance(seen.look(), Wait)
+        for call in ("models", "channels", "channel"):
+            faulty.add(Fault(call, gone, times=1))
+            assert seen.look(after_s=0.0) is None
+        assert isinstance(seen.look(), Advance)
+
+
 def test_each_decision_is_logged_with_its_figures(store):
     begin(store, MODEL, plan=PLAN)
     with FakeGateway(store) as gateway, watching(store, gateway) as seen, capture_logs() as logs:
