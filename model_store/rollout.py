@@ -16,6 +16,8 @@ from chassis.errors import InvalidArgument
 from chassis.names import checked_name
 
 MAX_STAGES = 32
+# Of scores and ratios: as squares and sums of many they are far from what a double holds.
+MAX_BOUND = 1e6
 
 
 class RolloutState(StrEnum):
@@ -43,12 +45,12 @@ class RolloutPlan:
     min_requests: int = 100
     # By so much its share of failed requests may exceed the other's.
     max_error_difference: float = 0.01
-    # So many times as long as the other its batches may take; 0: not judged.
+    # So many times as long as the other its batches may take, to 1e6; 0: not judged.
     max_latency_ratio: float = 1.5
     # Name of the scores, made of labels that came back, by which both are judged; "" for none.
     metric: str = ""
     lower_is_better: bool = False
-    # By so much its mean score may be worse.
+    # By so much its mean score may be worse, to 1e6.
     max_score_drop: float = 0.0
     # Scores that a stage needs of either.
     min_scores: int = 100
@@ -106,7 +108,9 @@ def check_rollout(rollout: Rollout) -> None:
         raise _bad("stage", f"{rollout.stage} is not one of {len(plan.shares)} stages")
     for name in ("max_error_difference", "shadow", "max_changed"):
         _check_within(name, getattr(plan, name), 1.0)
-    for name in ("stage_s", "max_latency_ratio", "max_score_drop", "give_up_s"):
+    for name in ("max_latency_ratio", "max_score_drop"):
+        _check_within(name, getattr(plan, name), MAX_BOUND)
+    for name in ("stage_s", "give_up_s"):
         _check_within(name, getattr(plan, name), math.inf)
     for name in ("min_requests", "min_scores"):
         if not 0 <= getattr(plan, name) < 2**63:

@@ -169,7 +169,7 @@ def _wrong(plan: RolloutPlan, evidence: Evidence) -> str:
     if min(ours.count, others.count) < MIN_SAMPLE:
         return ""
     higher, lower = (ours, others) if plan.lower_is_better else (others, ours)
-    if not exceeds(higher, lower.shifted(plan.max_score_drop), spent(ALPHA, ours.count)):
+    if not exceeds(higher, lower, spent(ALPHA, ours.count), margin=plan.max_score_drop):
         return ""
     return (
         f"its {plan.metric} is {ours.mean:.4g}, the others' {others.mean:.4g}: worse by more than "
@@ -244,7 +244,8 @@ def _unscored(rollout: Rollout, evidence: Evidence) -> Iterator[tuple[str, str]]
     worse = ours.mean - others.mean if plan.lower_is_better else others.mean - ours.mean
     # Equal means of different counts differ in their last bits.
     rounding = 1e-12 * (abs(ours.mean) + abs(others.mean))
-    if ours.count and others.count and worse > plan.max_score_drop + rounding:
+    # Not a number is not good enough.
+    if ours.count and others.count and not worse <= plan.max_score_drop + rounding:
         yield "quality", f"its {plan.metric} is {ours.mean:.4g}, the others' {others.mean:.4g}"
 
 

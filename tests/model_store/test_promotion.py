@@ -125,6 +125,8 @@ def test_what_cannot_begin_says_why(ready: Store) -> None:
         RolloutPlan(stage_s=float("nan")),
         RolloutPlan(min_requests=-1),
         RolloutPlan(max_error_difference=2.0),
+        RolloutPlan(max_score_drop=2e6),
+        RolloutPlan(max_latency_ratio=1e200),
     ],
 )
 def test_a_plan_that_means_nothing_is_refused(plan: RolloutPlan) -> None:

@@ -144,6 +144,16 @@ def test_worse_scores_end_it_and_few_keep_it_waiting():
     assert scored(even(100, 0.89, 0.4), even(100, 0.9, 0.4)).needs == ("quality",)
 
 
+def test_numbers_that_no_float_holds_end_neither_the_rollout_nor_its_controller():
+    plan = replace(PLAN, metric="accuracy", max_latency_ratio=1e200, max_score_drop=1e300)
+    times = even(100, 1.0, 0.1)
+    ours, others = (arm(100, 0, times, accuracy=even(100, mean)) for mean in (0.9, 0.8))
+    assert isinstance(decided(seen(ours, others), plan), Advance)
+    # Scores that overflowed are no scores to go on with.
+    endless = arm(100, 0, times, accuracy=Sample(100, float("-inf"), float("inf")))
+    assert needs(evidence=seen(endless, endless), plan=plan) == ("quality",)
+
+
 def test_where_it_gets_every_request_the_others_need_no_scores():
     all_of_them = replace(PLAN, shares=(1.0,), metric="accuracy")
     evidence = seen(arm(100, accuracy=even(100, 0.9, 0.1)), Arm(4))
