@@ -24,6 +24,8 @@ class RolloutState(StrEnum):
     """How far a rollout is."""
 
     RUNNING = "running"
+    # The other channel is about to move, or has moved already.
+    PROMOTING = "promoting"
     PROMOTED = "promoted"
     ABORTED = "aborted"
 
@@ -76,11 +78,19 @@ class Rollout:
     state: RolloutState = RolloutState.RUNNING
     stage: int = 0
     plan: RolloutPlan = field(default_factory=RolloutPlan)
+    # The revision of `against` from which the promotion moves it, and from no other; 0 before one
+    # began.
+    base_revision: int = 0
 
     @property
     def running(self) -> bool:
-        """Whether it takes requests."""
-        return self.state is RolloutState.RUNNING
+        """Whether it takes requests: it does until it ended."""
+        return self.state in (RolloutState.RUNNING, RolloutState.PROMOTING)
+
+    @property
+    def promoting(self) -> bool:
+        """Whether its promotion began and is not known to have ended."""
+        return self.state is RolloutState.PROMOTING
 
     @property
     def share(self) -> float:
@@ -115,6 +125,8 @@ def check_rollout(rollout: Rollout) -> None:
     for name in ("min_requests", "min_scores"):
         if not 0 <= getattr(plan, name) < 2**63:
             raise _bad(name, f"{getattr(plan, name)} is not a number of 0 or more")
+    if not int(rollout.promoting) <= rollout.base_revision < 2**63:
+        raise _bad("base_revision", f"{rollout.base_revision} is no revision to promote from")
     if plan.metric:
         checked_name(plan.metric, what="metric")
 

@@ -33,7 +33,16 @@ POLL_S = 1.0
 MAX_REASON_CHARS = 500
 # Refusals that say how the channels stand by now, which the next look sees.
 _LOST_RACES = frozenset(
-    {"ROLLOUT_MOVED", "NO_ROLLOUT", "CHANNEL_HELD", "ROLLOUT_RUNNING", "NO_CANDIDATE", "NOT_NEWER"}
+    {
+        "ROLLOUT_MOVED",
+        "NO_ROLLOUT",
+        "CHANNEL_HELD",
+        "ROLLOUT_RUNNING",
+        "NO_CANDIDATE",
+        "NOT_NEWER",
+        "ALREADY_PROMOTED",
+        "PROMOTION_BEGUN",
+    }
 )
 
 

@@ -83,6 +83,10 @@ def test_the_other_channel_overrules():
     # Between the two moves of a promotion its controller died.
     cut_off = decided(seen(ready=0), base=Base(CANDIDATE, held=True), ready_s=None)
     assert isinstance(cut_off, Promote)
+    # It moved there, and somebody moved it back: the promotion is only to be written down.
+    assert isinstance(decided(base=Base(3, held=True, promoted=True)), Promote)
+    # A person began it over a hold.
+    assert isinstance(decided(base=Base(6, held=True, pending=True)), Promote)
 
 
 @pytest.mark.parametrize("failing", [2, 3, 10])

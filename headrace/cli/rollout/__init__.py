@@ -159,6 +159,10 @@ def promote(
     despite_hold: Annotated[
         bool, typer.Option("--despite-hold", help="Though the other channel is held; releases it.")
     ] = False,
+    despite_newer: Annotated[
+        bool,
+        typer.Option("--despite-newer", help="Though the other channel is at a newer version."),
+    ] = False,
     reason: Annotated[
         str, typer.Option(help="Why; kept in the history.")
     ] = "promoted by an operator",
@@ -170,7 +174,14 @@ def promote(
 
     with opened(store) as opened_store:
         _rollout(opened_store, model, channel)
-        moved = move(opened_store, model, channel=channel, despite_hold=despite_hold, reason=reason)
+        moved = move(
+            opened_store,
+            model,
+            channel=channel,
+            despite_hold=despite_hold,
+            despite_newer=despite_newer,
+            reason=reason,
+        )
         print_record(channel_row(moved), output)
 
 
