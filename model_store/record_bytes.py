@@ -36,6 +36,7 @@ _KIND_NUMBERS = {
 }
 _STATE_NUMBERS = {
     RolloutState.RUNNING: manifest_pb2.ROLLOUT_STATE_RUNNING,
+    RolloutState.PROMOTING: manifest_pb2.ROLLOUT_STATE_PROMOTING,
     RolloutState.PROMOTED: manifest_pb2.ROLLOUT_STATE_PROMOTED,
     RolloutState.ABORTED: manifest_pb2.ROLLOUT_STATE_ABORTED,
 }
@@ -337,6 +338,7 @@ def _rollout_message(rollout: Rollout) -> manifest_pb2.Rollout:
         state=_STATE_NUMBERS[rollout.state],
         stage=rollout.stage,
         plan=manifest_pb2.RolloutPlan(**{name: getattr(plan, name) for name in _PLAN_FIELDS}),
+        base_revision=rollout.base_revision,
     )
 
 
@@ -347,4 +349,5 @@ def _rollout(message: manifest_pb2.Rollout) -> Rollout:
         state=_STATES[message.state],
         stage=message.stage,
         plan=RolloutPlan(**{name: getattr(plan, name) for name in _PLAN_FIELDS}),
+        base_revision=message.base_revision,
     )

@@ -16,12 +16,16 @@ from chassis.errors import InvalidArgument
 from chassis.names import checked_name
 
 MAX_STAGES = 32
+# Of scores and ratios: as squares and sums of many they are far from what a double holds.
+MAX_BOUND = 1e6
 
 
 class RolloutState(StrEnum):
     """How far a rollout is."""
 
     RUNNING = "running"
+    # The other channel is about to move, or has moved already.
+    PROMOTING = "promoting"
     PROMOTED = "promoted"
     ABORTED = "aborted"
 
@@ -43,12 +47,12 @@ class RolloutPlan:
     min_requests: int = 100
     # By so much its share of failed requests may exceed the other's.
     max_error_difference: float = 0.01
-    # So many times as long as the other its batches may take; 0: not judged.
+    # So many times as long as the other its batches may take, to 1e6; 0: not judged.
     max_latency_ratio: float = 1.5
     # Name of the scores, made of labels that came back, by which both are judged; "" for none.
     metric: str = ""
     lower_is_better: bool = False
-    # By so much its mean score may be worse.
+    # By so much its mean score may be worse, to 1e6.
     max_score_drop: float = 0.0
     # Scores that a stage needs of either.
     min_scores: int = 100
@@ -74,11 +78,19 @@ class Rollout:
     state: RolloutState = RolloutState.RUNNING
     stage: int = 0
     plan: RolloutPlan = field(default_factory=RolloutPlan)
+    # The revision of `against` from which the promotion moves it, and from no other; 0 before one
+    # began.
+    base_revision: int = 0
 
     @property
     def running(self) -> bool:
-        """Whether it takes requests."""
-        return self.state is RolloutState.RUNNING
+        """Whether it takes requests: it does until it ended."""
+        return self.state in (RolloutState.RUNNING, RolloutState.PROMOTING)
+
+    @property
+    def promoting(self) -> bool:
+        """Whether its promotion began and is not known to have ended."""
+        return self.state is RolloutState.PROMOTING
 
     @property
     def share(self) -> float:
@@ -106,11 +118,15 @@ def check_rollout(rollout: Rollout) -> None:
         raise _bad("stage", f"{rollout.stage} is not one of {len(plan.shares)} stages")
     for name in ("max_error_difference", "shadow", "max_changed"):
         _check_within(name, getattr(plan, name), 1.0)
-    for name in ("stage_s", "max_latency_ratio", "max_score_drop", "give_up_s"):
+    for name in ("max_latency_ratio", "max_score_drop"):
+        _check_within(name, getattr(plan, name), MAX_BOUND)
+    for name in ("stage_s", "give_up_s"):
         _check_within(name, getattr(plan, name), math.inf)
     for name in ("min_requests", "min_scores"):
         if not 0 <= getattr(plan, name) < 2**63:
             raise _bad(name, f"{getattr(plan, name)} is not a number of 0 or more")
+    if not int(rollout.promoting) <= rollout.base_revision < 2**63:
+        raise _bad("base_revision", f"{rollout.base_revision} is no revision to promote from")
     if plan.metric:
         checked_name(plan.metric, what="metric")
 

@@ -4,7 +4,8 @@ Pure arithmetic without a table or a library. Shares have the exact bounds of Cl
 (1934), because rollouts judge by few requests: of one failure in three Wilson's score interval is
 surer than it may be. Their difference is bounded by adding the squares of the distances to the
 bounds, as Newcombe (1998, Statistics in Medicine 17, method 10) does with Wilson's. Means are
-compared by Welch's test (1947).
+compared by Welch's test (1947). Sums in floating point lose a small variance beside a large mean:
+what they may have lost counts as variance, and numbers that overflow decide nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ _BISECTIONS = 60
 # A continued fraction of that many terms serves samples of some 10^9.
 _TERMS = 100_000
 _TINY = 1e-300
+# Of the sum of squares: what adding up may have lost of it and of the squared sum, for each number
+# a half unit in the last place (Higham 2002, Accuracy and Stability of Numerical Algorithms,
+# chapter 4).
+_LOST = 2.0**-51
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +41,19 @@ class Sample:
         """Unbiased; of fewer than two it is 0."""
         if self.count < 2:
             return 0.0
-        return max(0.0, self.sum_squares - self.sum * self.mean) / (self.count - 1)
+        return max(0.0, self._spread) / (self.count - 1)
 
-    def shifted(self, by: float) -> Sample:
-        """The same numbers, each larger by that."""
-        squares = self.sum_squares + 2 * by * self.sum + self.count * by**2
-        return Sample(self.count, self.sum + self.count * by, squares)
+    @property
+    def greatest_variance(self) -> float:
+        """What the variance is at most, rounding considered. Of sums that overflowed infinite."""
+        if not math.isfinite(self._spread):
+            return math.inf
+        return self.variance + _LOST * self.sum_squares
+
+    @property
+    def _spread(self) -> float:
+        """The squared distances to the mean, added up."""
+        return self.sum_squares - self.sum * self.mean
 
     def __add__(self, other: Sample) -> Sample:
         return Sample(
@@ -84,24 +96,29 @@ def least_difference(
     return share - other - math.hypot(below, above)
 
 
-def exceeds(one: Sample, other: Sample, alpha: float, *, factor: float = 1.0) -> bool:
-    """Whether the mean of `one` is above `factor` times that of `other`, but for chance `alpha`.
+def exceeds(
+    one: Sample, other: Sample, alpha: float, *, factor: float = 1.0, margin: float = 0.0
+) -> bool:
+    """Whether the mean of `one` is above `factor` times that of `other` by more than `margin`, but
+    for chance `alpha`.
 
     Where a sample varies less than both together, they are taken to vary alike: a few equal
-    numbers are no certainty. False where either has fewer than two.
+    numbers are no certainty. False where either has fewer than two, and where sums are too large
+    or too small for their variance to be known.
     """
     if min(one.count, other.count) < 2:
         return False
-    scaled = Sample(other.count, factor * other.sum, factor**2 * other.sum_squares)
-    distance = one.mean - scaled.mean
+    scaled = Sample(other.count, factor * other.sum, factor * factor * other.sum_squares)
+    distance = one.mean - scaled.mean - margin
     # Not a number is no distance.
     if not distance > 0:
         return False
     both = _common_variance(one, scaled)
-    first = max(one.variance, both) / one.count
-    second = max(scaled.variance, both) / scaled.count
-    if first + second == 0:
-        return True
+    first = max(one.greatest_variance, both) / one.count
+    second = max(scaled.greatest_variance, both) / scaled.count
+    # Nothing at all are squares that were too small for a number.
+    if not 0 < first + second < math.inf:
+        return False
     # As parts of their sum: the squares of what is tiny would be nothing.
     part = first / (first + second)
     freedom = 1 / (part**2 / (one.count - 1) + (1 - part) ** 2 / (scaled.count - 1))
@@ -110,8 +127,9 @@ def exceeds(one: Sample, other: Sample, alpha: float, *, factor: float = 1.0) ->
 
 def _common_variance(one: Sample, other: Sample) -> float:
     """Around each one's own mean."""
-    squares = one.variance * (one.count - 1) + other.variance * (other.count - 1)
-    return squares / (one.count + other.count - 2)
+    freedom, others = one.count - 1, other.count - 1
+    squares = one.greatest_variance * freedom + other.greatest_variance * others
+    return squares / (freedom + others)
 
 
 def _student(freedom: float, alpha: float) -> float:

@@ -69,6 +69,10 @@ class Base:
 
     version: int
     held: bool
+    # Whether it moved to the candidate at some time.
+    promoted: bool = False
+    # Whether it stands where a promotion that began will move it.
+    pending: bool = False
 
 
 def decide(
@@ -114,13 +118,18 @@ def stage_words(rollout: Rollout) -> str:
 
 def _overruled(rollout: Rollout, version: int, base: Base) -> Verdict | None:
     """What the other channel says by itself."""
-    if base.version == version:
-        # A promotion that was cut off between the two channels, or somebody's own move.
-        return Promote(f"channel {rollout.against} is at version {version} already")
+    if base.version == version or base.promoted:
+        # A promotion that was cut off after it moved that channel, or somebody's own move.
+        return Promote(f"channel {rollout.against} moved to version {version} already")
+    if base.pending:
+        # Whoever began it was allowed to, over a hold too.
+        return Promote(f"the promotion to version {version} began")
     if base.held:
         return Abort(f"channel {rollout.against} is held at version {base.version}")
     if base.version > version:
         return Abort(f"channel {rollout.against} moved on to version {base.version}")
+    if rollout.promoting:
+        return Promote(f"channel {rollout.against} moved to version {base.version} meanwhile")
     return None
 
 
@@ -169,7 +178,7 @@ def _wrong(plan: RolloutPlan, evidence: Evidence) -> str:
     if min(ours.count, others.count) < MIN_SAMPLE:
         return ""
     higher, lower = (ours, others) if plan.lower_is_better else (others, ours)
-    if not exceeds(higher, lower.shifted(plan.max_score_drop), spent(ALPHA, ours.count)):
+    if not exceeds(higher, lower, spent(ALPHA, ours.count), margin=plan.max_score_drop):
         return ""
     return (
         f"its {plan.metric} is {ours.mean:.4g}, the others' {others.mean:.4g}: worse by more than "
@@ -244,7 +253,8 @@ def _unscored(rollout: Rollout, evidence: Evidence) -> Iterator[tuple[str, str]]
     worse = ours.mean - others.mean if plan.lower_is_better else others.mean - ours.mean
     # Equal means of different counts differ in their last bits.
     rounding = 1e-12 * (abs(ours.mean) + abs(others.mean))
-    if ours.count and others.count and worse > plan.max_score_drop + rounding:
+    # Not a number is not good enough.
+    if ours.count and others.count and not worse <= plan.max_score_drop + rounding:
         yield "quality", f"its {plan.metric} is {ours.mean:.4g}, the others' {others.mean:.4g}"
 
 

@@ -33,7 +33,16 @@ POLL_S = 1.0
 MAX_REASON_CHARS = 500
 # Refusals that say how the channels stand by now, which the next look sees.
 _LOST_RACES = frozenset(
-    {"ROLLOUT_MOVED", "NO_ROLLOUT", "CHANNEL_HELD", "ROLLOUT_RUNNING", "NO_CANDIDATE", "NOT_NEWER"}
+    {
+        "ROLLOUT_MOVED",
+        "NO_ROLLOUT",
+        "CHANNEL_HELD",
+        "ROLLOUT_RUNNING",
+        "NO_CANDIDATE",
+        "NOT_NEWER",
+        "ALREADY_PROMOTED",
+        "PROMOTION_BEGUN",
+    }
 )
 
 
@@ -91,13 +100,21 @@ class Controller:
         found: list[Standing] = []
         for model in self._named():
             try:
-                found += self._look_at(model)
-                self._notes.clear("model", model)
+                standings = self._look_at(model)
             except HeadraceError as error:
+                # What was seen ready stays so: the store's trouble is not the endpoints'.
                 self._notes.trouble("model", model, error.message)
-        running = {_key(standing.channel) for standing in found}
-        self._ready_at = {key: at for key, at in self._ready_at.items() if key in running}
+                continue
+            self._notes.clear("model", model)
+            self._forget_ended(model, standings)
+            found += standings
         return found
+
+    def _forget_ended(self, model: str, standings: Sequence[Standing]) -> None:
+        running = {_key(standing.channel) for standing in standings}
+        ended = [key for key in self._ready_at if key[0] == model and key not in running]
+        for key in ended:
+            del self._ready_at[key]
 
     def _named(self) -> Sequence[str]:
         if self._models:

@@ -13,6 +13,7 @@ from chassis.clock import wall_time_ms
 from headrace.policy.evidence import Arm, Evidence, evidence_of
 from headrace.policy.rollout import Base, Verdict, decide, percent
 from headrace.rollout.gateways import Answer, views_of
+from model_store.promotion import promotion_pending, was_promoted
 from model_store.publication import existing_channel
 from model_store.records import Channel
 from model_store.rollout import Rollout
@@ -68,12 +69,21 @@ def look_at(
     verdict = decide(
         rollout,
         evidence,
-        Base(base.version, base.held),
+        _base(seen, rollout, base),
         elapsed_s=elapsed_s,
         ready_s=ready_for(evidence, elapsed_s),
     )
     errors = {name: answer.error for name, answer in answers.items() if answer.error}
     return Standing(seen, base, rollout, evidence, errors, verdict, elapsed_s)
+
+
+def _base(seen: Channel, rollout: Rollout, base: Channel) -> Base:
+    return Base(
+        base.version,
+        base.held,
+        promoted=was_promoted(seen.version, rollout, base),
+        pending=promotion_pending(rollout, base),
+    )
 
 
 def figures_of(standing: Standing) -> dict[str, object]:

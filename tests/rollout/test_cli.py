@@ -119,19 +119,26 @@ def test_a_signal_leaves_it_running_and_the_next_one_goes_on(store, gateway, num
     process.stderr.close()
 
 
-def test_one_that_is_killed_between_two_moves_is_completed_by_the_next(store, gateway):
+@pytest.mark.parametrize(
+    ("step", "stable"), [("promote.begun", 1), ("promote.between_channels", 2)]
+)
+def test_one_that_is_killed_between_two_moves_is_completed_by_the_next(
+    store, gateway, step, stable
+):
     begin(store, MODEL, plan=PLAN)
     run = ("run", MODEL, "--poll-s", "0.05", "--gateway", gateway.address)
-    died = launched(store, *run, HEADRACE_FAILPOINTS="promote.between_channels=kill")
+    died = launched(store, *run, HEADRACE_FAILPOINTS=f"{step}=kill")
     died.communicate(timeout=100)
     assert died.returncode == -signal.SIGKILL
-    assert channel(store, "stable").version == 2
-    assert channel(store, "canary").rollout.state is RolloutState.RUNNING
+    assert channel(store, "stable").version == stable
+    assert channel(store, "canary").rollout.state is RolloutState.PROMOTING
+    assert refusal(store, "abort", MODEL).split(":")[0] in ("PROMOTION_BEGUN", "ALREADY_PROMOTED")
     process = launched(store, *run)
     assert logged(process, "promote")["event"] == "promote"
     process.terminate()
     process.communicate(timeout=60)
     assert process.returncode == 0
+    assert channel(store, "stable").version == 2
     assert channel(store, "canary").rollout.state is RolloutState.PROMOTED
 
 
@@ -212,6 +219,13 @@ def test_a_hold_takes_a_person_who_says_so(store):
     begin(store, MODEL, plan=PLAN)
     assert refusal(store, "promote", MODEL).startswith("CHANNEL_HELD")
     assert json_of(store, "promote", MODEL, "--despite-hold")["version"] == 4
+
+
+def test_a_newer_version_takes_a_person_who_says_so(store):
+    begin(store, MODEL, plan=PLAN)
+    publish(store, stored(store, 3))
+    assert refusal(store, "promote", MODEL).startswith("NOT_NEWER")
+    assert json_of(store, "promote", MODEL, "--despite-newer")["version"] == 2
 
 
 def test_what_is_wrong_is_named(store):

@@ -94,15 +94,13 @@ def test_a_few_equal_numbers_are_no_certainty():
     assert exceeds(even(40, 1.0), even(40, 0.0), 0.01)
 
 
-def test_samples_add_up_and_shift():
+def test_samples_add_up():
     draw = random.Random(3)
     values = [draw.gauss(1, 2) for _ in range(100)]
     together = sample(values[:30]) + sample(values[30:])
     mean = sum(values) / 100
     variance = sum((value - mean) ** 2 for value in values) / 99
     assert (together.mean, together.variance) == pytest.approx((mean, variance))
-    shifted = together.shifted(5.0)
-    assert (shifted.mean, shifted.variance) == pytest.approx((mean + 5, variance))
     assert (Sample().mean, Sample().variance, Sample(1, 3.0, 9.0).variance) == (0, 0, 0)
 
 
@@ -112,3 +110,35 @@ def test_numbers_that_cannot_be_stop_nothing():
     nonsense = Sample(40, math.nan, math.inf)
     assert not exceeds(nonsense, even(40, 1.0), 0.01)
     assert not exceeds(even(40, 1.0), nonsense, 0.01)
+
+
+def test_a_margin_is_a_part_of_the_distance():
+    assert exceeds(even(50, 2.0, 0.1), even(50, 1.0, 0.1), 0.01, margin=0.5)
+    assert not exceeds(even(50, 1.4, 0.1), even(50, 1.0, 0.1), 0.01, margin=0.5)
+
+
+@given(st.integers(0, 1000))
+def test_noise_beside_a_large_mean_is_no_certainty(seed):
+    # The squares of both have lost what their numbers vary by.
+    draw = random.Random(seed)
+    one, other = (sample([1e9 + draw.gauss(0, 1) for _ in range(40)]) for _ in range(2))
+    assert not exceeds(one, other, 0.01)
+    assert not exceeds(other, one, 0.01)
+
+
+@given(st.floats(-1e6, 1e6), st.integers(2, 3000), st.integers(2, 3000))
+def test_equal_numbers_differ_by_nothing_however_many_are_added_up(value, count, others):
+    assert not exceeds(sample([value] * count), sample([value] * others), 0.01)
+
+
+def test_sums_that_overflow_or_vanish_decide_nothing():
+    # What is infinite less what is infinite was taken for no variance at all.
+    huge = Sample(40, 1e200, math.inf)
+    assert not exceeds(huge, even(40, 1.0), 0.01)
+    assert not exceeds(even(40, 1.0), Sample(40, -1e200, math.inf), 0.01)
+    assert not exceeds(Sample(40, 40.0, math.inf), even(40, 0.0), 0.01)
+    assert not exceeds(Sample(40, 1e300, 1.0), even(40, 0.0), 0.01)
+    assert not exceeds(even(40, 1e-200), even(40, 0.0), 0.01)
+    # Neither is an error.
+    assert not exceeds(even(40, 1.0), even(40, -1.0, 0.1), 0.01, factor=1e200)
+    assert not exceeds(even(40, 1.0, 0.1), even(40, -1.0, 0.1), 0.01, margin=1e300)

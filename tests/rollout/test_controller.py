@@ -94,7 +94,7 @@ def test_a_good_candidate_goes_through_its_stages_and_is_promoted(store):
         assert (seen.stable.version, seen.canary.rollout.state) == (2, RolloutState.PROMOTED)
         assert seen.look() is None
     # Both gateways' figures were added up: two looks of 50 each.
-    assert "0 of 200 failed, others 0 of 2000" in seen.canary.history[-2].reason
+    assert "0 of 200 failed, others 0 of 2000" in seen.canary.history[-3].reason
     assert seen.stable.history[-1].reason == seen.canary.history[-1].reason
 
 
@@ -134,20 +134,23 @@ def test_a_controller_that_starts_again_goes_on(store):
     assert seen.stable.version == 2
 
 
-def test_a_promotion_that_was_cut_off_is_completed(store):
+@pytest.mark.parametrize(("steps", "stable"), [(1, 1), (2, 2)])
+def test_a_promotion_that_was_cut_off_is_completed(store, steps, stable):
     begin(store, MODEL, plan=RolloutPlan(shares=()))
     lost = Unavailable("STORE_UNAVAILABLE", "the connection broke")
-    faulty = FaultyStore(store, [Fault("move_channel", lost, skip=1)])
+    faulty = FaultyStore(store, [Fault("move_channel", lost, skip=steps)])
     with FakeGateway(store) as gateway:
         with watching(faulty, gateway) as seen, capture_logs() as logs:
             assert seen.look() is None
             assert [event["why"] for event in logs if event["log_level"] == "warning"] == [
                 "the connection broke"
             ]
-        assert (seen.stable.version, seen.canary.rollout.state) == (2, RolloutState.RUNNING)
+        assert (seen.stable.version, seen.canary.rollout.state) == (stable, RolloutState.PROMOTING)
+        # What it was decided by is not asked again.
+        gateway.ready = 0
         with watching(store, gateway) as seen:
             assert isinstance(seen.look(), Promote)
-    assert seen.canary.rollout.state is RolloutState.PROMOTED
+    assert (seen.stable.version, seen.canary.rollout.state) == (2, RolloutState.PROMOTED)
 
 
 def test_a_rollback_of_the_other_channel_wins(store):
@@ -170,6 +173,24 @@ def test_nobody_is_promoted_over_a_rollback_that_came_between(store):
         assert (seen.stable.version, seen.stable.held) == (1, True)
         assert isinstance(seen.look(), Abort)
     assert seen.stable.version == 1
+
+
+@pytest.mark.parametrize("step", ["asked", "begun"])
+def test_nobody_is_promoted_over_a_newer_publication_that_came_between(store, step, monkeypatch):
+    begin(store, MODEL, plan=RolloutPlan(shares=()))
+    newer = iter([lambda: publish(store, stored(store, 3))])
+    publishes = lambda: next(newer, lambda: None)()  # noqa: E731
+    told = lambda _standing: publishes() if step == "asked" else None  # noqa: E731
+    if step == "begun":
+        monkeypatch.setattr(
+            "model_store.promotion.failpoint",
+            lambda name: publishes() if name == "promote.begun" else None,
+        )
+    with FakeGateway(store) as gateway, watching(store, gateway, told=told) as seen:
+        assert isinstance(seen.look(), Promote)
+        assert (seen.stable.version, seen.canary.rollout.running) == (3, True)
+        assert seen.look() == Abort("channel stable moved on to version 3")
+    assert (seen.stable.version, seen.canary.rollout.state) == (3, RolloutState.ABORTED)
 
 
 def publish_to(store: Store, step: int, channel: str) -> int:
@@ -246,6 +267,18 @@ def test_trouble_is_told_once_and_its_end_too(store):
     words = [event["event"] for event in logs]
     assert words.count("trouble: tried again at each look") == 1
     assert words.count("well again") == 1
+
+
+def test_trouble_with_the_store_does_not_start_the_stage_anew(store):
+    begin(store, MODEL, plan=PLAN)
+    gone = Unavailable("STORE_UNAVAILABLE", "the store sleeps")
+    faulty = FaultyStore(store)
+    with FakeGateway(store) as gateway, watching(faulty, gateway) as seen:
+        assert isinstance(seen.look(), Wait)
+        for call in ("models", "channels", "channel"):
+            faulty.add(Fault(call, gone, times=1))
+            assert seen.look(after_s=0.0) is None
+        assert isinstance(seen.look(), Advance)
 
 
 def test_each_decision_is_logged_with_its_figures(store):

@@ -83,6 +83,10 @@ def test_the_other_channel_overrules():
     # Between the two moves of a promotion its controller died.
     cut_off = decided(seen(ready=0), base=Base(CANDIDATE, held=True), ready_s=None)
     assert isinstance(cut_off, Promote)
+    # It moved there, and somebody moved it back: the promotion is only to be written down.
+    assert isinstance(decided(base=Base(3, held=True, promoted=True)), Promote)
+    # A person began it over a hold.
+    assert isinstance(decided(base=Base(6, held=True, pending=True)), Promote)
 
 
 @pytest.mark.parametrize("failing", [2, 3, 10])
@@ -142,6 +146,16 @@ def test_worse_scores_end_it_and_few_keep_it_waiting():
     assert scored(good, few).needs == ("scores",)
     # Worse, and not surely so: neither the end nor the next stage.
     assert scored(even(100, 0.89, 0.4), even(100, 0.9, 0.4)).needs == ("quality",)
+
+
+def test_numbers_that_no_float_holds_end_neither_the_rollout_nor_its_controller():
+    plan = replace(PLAN, metric="accuracy", max_latency_ratio=1e200, max_score_drop=1e300)
+    times = even(100, 1.0, 0.1)
+    ours, others = (arm(100, 0, times, accuracy=even(100, mean)) for mean in (0.9, 0.8))
+    assert isinstance(decided(seen(ours, others), plan), Advance)
+    # Scores that overflowed are no scores to go on with.
+    endless = arm(100, 0, times, accuracy=Sample(100, float("-inf"), float("inf")))
+    assert needs(evidence=seen(endless, endless), plan=plan) == ("quality",)
 
 
 def test_where_it_gets_every_request_the_others_need_no_scores():

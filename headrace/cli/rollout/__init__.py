@@ -9,13 +9,13 @@ import typer
 
 from headrace.cli.access import credentials
 from headrace.cli.output import Format, FormatOption, print_record
-from headrace.cli.rollout import plan as options
+from headrace.cli.rollout.plan import takes_plan
 from headrace.cli.stores import StoreOption, channel_row, known_model, opened
 
 if TYPE_CHECKING:
     from headrace.rollout.gateways import Gateways
     from model_store.records import Channel
-    from model_store.rollout import Rollout
+    from model_store.rollout import Rollout, RolloutPlan
     from model_store.store import Store
 
 rollout_app = typer.Typer(
@@ -46,23 +46,14 @@ def register(app: typer.Typer) -> None:
 
 
 @rollout_app.command("start")
+@takes_plan
 def start(
     model: str,
     version: Annotated[
         int, typer.Argument(help="The candidate; default: the one its channel points to.")
     ] = 0,
-    shares: options.SharesOption = "1,5,25,50",
-    stage_s: options.StageOption = 60.0,
-    min_requests: options.RequestsOption = 100,
-    max_error_difference: options.ErrorsOption = "1",
-    max_latency_ratio: options.LatencyOption = 1.5,
-    metric: options.MetricOption = "",
-    lower_is_better: options.LowerOption = False,
-    max_score_drop: options.DropOption = 0.0,
-    min_scores: options.ScoresOption = 100,
-    shadow: options.ShadowOption = "0",
-    max_changed: options.ChangedOption = "100",
-    give_up_s: options.GiveUpOption = 0.0,
+    *,
+    plan: RolloutPlan,
     channel: ChannelOption = "canary",
     against: AgainstOption = "stable",
     detach: Annotated[
@@ -81,24 +72,10 @@ def start(
     from headrace.cli.rollout.view import rollout_row
     from headrace.rollout import beginning
 
-    planned = options.parsed_plan(
-        shares=shares,
-        stage_s=stage_s,
-        min_requests=min_requests,
-        max_error_difference=max_error_difference,
-        max_latency_ratio=max_latency_ratio,
-        metric=metric,
-        lower_is_better=lower_is_better,
-        max_score_drop=max_score_drop,
-        min_scores=min_scores,
-        shadow=shadow,
-        max_changed=max_changed,
-        give_up_s=give_up_s,
-    )
     with opened(store) as opened_store, closing(_gateways(gateway)) as gateways:
         known_model(opened_store, model)
         begun = beginning.start(
-            opened_store, model, version, plan=planned, channel=channel, against=against
+            opened_store, model, version, plan=plan, channel=channel, against=against
         )
         code = 0
         if not detach:
@@ -112,6 +89,7 @@ def start(
 
 
 @rollout_app.command("run")
+@takes_plan
 def run(
     models: Annotated[
         list[str] | None, typer.Argument(help="Only these models; default: every one.")
@@ -124,18 +102,8 @@ def run(
             "published to --channel.",
         ),
     ] = False,
-    shares: options.SharesOption = "1,5,25,50",
-    stage_s: options.StageOption = 60.0,
-    min_requests: options.RequestsOption = 100,
-    max_error_difference: options.ErrorsOption = "1",
-    max_latency_ratio: options.LatencyOption = 1.5,
-    metric: options.MetricOption = "",
-    lower_is_better: options.LowerOption = False,
-    max_score_drop: options.DropOption = 0.0,
-    min_scores: options.ScoresOption = 100,
-    shadow: options.ShadowOption = "0",
-    max_changed: options.ChangedOption = "100",
-    give_up_s: options.GiveUpOption = 0.0,
+    *,
+    plan: RolloutPlan,
     channel: ChannelOption = "canary",
     against: AgainstOption = "stable",
     gateway: GatewayOption = None,
@@ -149,20 +117,6 @@ def run(
     from headrace.cli.rollout.session import prepare, stopped_by_signals
     from headrace.rollout.controller import Controller
 
-    planned = options.parsed_plan(
-        shares=shares,
-        stage_s=stage_s,
-        min_requests=min_requests,
-        max_error_difference=max_error_difference,
-        max_latency_ratio=max_latency_ratio,
-        metric=metric,
-        lower_is_better=lower_is_better,
-        max_score_drop=max_score_drop,
-        min_scores=min_scores,
-        shadow=shadow,
-        max_changed=max_changed,
-        give_up_s=give_up_s,
-    )
     prepare()
     with opened(store) as opened_store, closing(_gateways(gateway)) as gateways:
         for model in models or ():
@@ -171,7 +125,7 @@ def run(
             opened_store,
             gateways,
             models=models or (),
-            auto=planned if auto else None,
+            auto=plan if auto else None,
             candidate=channel,
             against=against,
         )
@@ -205,6 +159,10 @@ def promote(
     despite_hold: Annotated[
         bool, typer.Option("--despite-hold", help="Though the other channel is held; releases it.")
     ] = False,
+    despite_newer: Annotated[
+        bool,
+        typer.Option("--despite-newer", help="Though the other channel is at a newer version."),
+    ] = False,
     reason: Annotated[
         str, typer.Option(help="Why; kept in the history.")
     ] = "promoted by an operator",
@@ -216,7 +174,14 @@ def promote(
 
     with opened(store) as opened_store:
         _rollout(opened_store, model, channel)
-        moved = move(opened_store, model, channel=channel, despite_hold=despite_hold, reason=reason)
+        moved = move(
+            opened_store,
+            model,
+            channel=channel,
+            despite_hold=despite_hold,
+            despite_newer=despite_newer,
+            reason=reason,
+        )
         print_record(channel_row(moved), output)
 
 

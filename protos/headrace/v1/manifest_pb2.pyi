@@ -19,6 +19,7 @@ class RolloutState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ROLLOUT_STATE_RUNNING: _ClassVar[RolloutState]
     ROLLOUT_STATE_PROMOTED: _ClassVar[RolloutState]
     ROLLOUT_STATE_ABORTED: _ClassVar[RolloutState]
+    ROLLOUT_STATE_PROMOTING: _ClassVar[RolloutState]
 PROGRAM_KIND_UNSPECIFIED: ProgramKind
 PROGRAM_KIND_EXPORTED: ProgramKind
 PROGRAM_KIND_IMPORT_PATH: ProgramKind
@@ -26,6 +27,7 @@ ROLLOUT_STATE_UNSPECIFIED: RolloutState
 ROLLOUT_STATE_RUNNING: RolloutState
 ROLLOUT_STATE_PROMOTED: RolloutState
 ROLLOUT_STATE_ABORTED: RolloutState
+ROLLOUT_STATE_PROMOTING: RolloutState
 
 class TensorSpec(_message.Message):
     __slots__ = ("name", "datatype", "shape")
@@ -232,16 +234,18 @@ class RolloutPlan(_message.Message):
     def __init__(self, shares: _Optional[_Iterable[float]] = ..., stage_s: _Optional[float] = ..., min_requests: _Optional[int] = ..., max_error_difference: _Optional[float] = ..., max_latency_ratio: _Optional[float] = ..., metric: _Optional[str] = ..., lower_is_better: _Optional[bool] = ..., max_score_drop: _Optional[float] = ..., min_scores: _Optional[int] = ..., shadow: _Optional[float] = ..., max_changed: _Optional[float] = ..., give_up_s: _Optional[float] = ...) -> None: ...
 
 class Rollout(_message.Message):
-    __slots__ = ("against", "state", "stage", "plan")
+    __slots__ = ("against", "state", "stage", "plan", "base_revision")
     AGAINST_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
+    BASE_REVISION_FIELD_NUMBER: _ClassVar[int]
     against: str
     state: RolloutState
     stage: int
     plan: RolloutPlan
-    def __init__(self, against: _Optional[str] = ..., state: _Optional[_Union[RolloutState, str]] = ..., stage: _Optional[int] = ..., plan: _Optional[_Union[RolloutPlan, _Mapping]] = ...) -> None: ...
+    base_revision: int
+    def __init__(self, against: _Optional[str] = ..., state: _Optional[_Union[RolloutState, str]] = ..., stage: _Optional[int] = ..., plan: _Optional[_Union[RolloutPlan, _Mapping]] = ..., base_revision: _Optional[int] = ...) -> None: ...
 
 class Channel(_message.Message):
     __slots__ = ("model", "name", "version", "revision", "epoch", "held", "history", "rollout")
