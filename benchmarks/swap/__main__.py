@@ -192,11 +192,16 @@ def _others_table(report: Report) -> Table:
         spans = f"{found.p50_us:.1f} us, {found.p99_us:.1f} us, {found.most_us:.0f} us"
         lines.append(["flip: p50, p99, longest", spans])
     if report.calm is not None:
-        without = ", ".join(f"{ms:.2f}" for ms in report.calm.without_ms)
-        publishing = ", ".join(f"{ms:.2f}" for ms in report.calm.publishing_ms)
-        lines.append(["p99 ms without publications, three phases", without])
-        lines.append(["p99 ms with one a second, three phases", publishing])
-        lines.append(["ratio of the medians", f"{report.calm.ratio:.2f}"])
+        calm = report.calm
+        for what, spans_ms in (
+            ("without publications", calm.without_ms),
+            ("with one a second that no replica follows", calm.unfollowed_ms),
+            ("with one a second", calm.publishing_ms),
+        ):
+            spans = ", ".join(f"{ms:.2f}" for ms in spans_ms)
+            lines.append([f"p99 ms {what}, at {calm.requests_per_s:.0f} requests/s", spans])
+        ratios = f"{calm.ratio:.2f}; the trainer alone {calm.trainer_ratio:.2f}"
+        lines.append(["ratio of the medians with to without", ratios])
     if report.passes is not None:
         each = report.passes
         lines.append(

@@ -36,12 +36,14 @@ class Seen:
 
 
 class Callers:
-    """`count` callers of a gateway or replica; each has one request out at a time.
+    """`count` callers of a gateway or replica; each has one request out at a time, and rests
+    `pause_s` after each answer.
 
     The train step that an answer names is the seed of its weights.
     """
 
-    def __init__(self, address: str, model: str, count: int) -> None:
+    def __init__(self, address: str, model: str, count: int, pause_s: float = 0.0) -> None:
+        self._pause_s = pause_s
         self._address = address
         self._model = model
         self._count = count
@@ -80,6 +82,8 @@ class Callers:
             self.seen.first_s.setdefault(answer.version, ended)
             self.seen.wrong += not is_exact(answer, x)
             number += self._count
+            if self._pause_s:
+                await asyncio.sleep(self._pause_s)
 
 
 def is_exact(answer: Prediction, x: npt.NDArray[np.float32]) -> bool:

@@ -7,7 +7,7 @@ import socket
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks.stack import HOST, Service, Stack
 from benchmarks.swap.ballast import Ballast, Weights, fill
 from benchmarks.swap.callers import Callers, Seen
+from benchmarks.swap.elsewhere import publishing
 from benchmarks.swap.floors import floor_s
 from headrace.cli.calls import REPLICA, calling
 from headrace.publisher import Publisher
@@ -27,6 +28,10 @@ from protos.headrace.v1 import replica_pb2
 WITHIN_S = 120.0
 POLL_S = 0.002
 CALLERS = 8
+# Between the requests of a caller where both cores are to have time to spare.
+CALM_PAUSE_S = 0.02
+# A channel that no replica follows.
+UNFOLLOWED = "elsewhere"
 # Swaps after which memory is compared with the end: allocators have settled.
 SETTLED = 50
 
@@ -48,15 +53,23 @@ class Swaps:
 
 @dataclass(frozen=True, slots=True)
 class Calm:
-    """p99 in milliseconds of phases without and with one publication a second, in turn."""
+    """p99 in milliseconds of phases in turn: without publications, with one a second that no
+    replica follows, with one a second that both load. `requests_per_s` is what callers asked."""
 
     without_ms: tuple[float, ...]
+    unfollowed_ms: tuple[float, ...]
     publishing_ms: tuple[float, ...]
+    requests_per_s: float
 
     @property
     def ratio(self) -> float:
-        """Of the medians."""
+        """Of the medians, with publications to without."""
         return float(np.median(self.publishing_ms) / np.median(self.without_ms))
+
+    @property
+    def trainer_ratio(self) -> float:
+        """The part of it that the trainer has, whoever loads what it makes."""
+        return float(np.median(self.unfollowed_ms) / np.median(self.without_ms))
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,31 +204,33 @@ async def _beside(address: str, model: str, work: Callable[[Seen], float]) -> tu
 
 
 def calm(directory: Path, mib: int, phase_s: float, rounds: int) -> Calm:
-    """Phases without and with one publication a second, in turn, on one running stack."""
+    """Phases without and with one publication a second, in turn, on one running stack.
+
+    Callers rest between their requests: where they leave no time on the cores, whatever else runs
+    there, a trainer or a load, comes out of theirs.
+    """
     model = Ballast(mib)
     with Stack(model, directory, replicas=2, threads=1) as stack:
-        trainer = Trainer(stack.store, model)
-        address = stack.gateway.address()
-        without, publishing = [], []
+        p99: dict[str, list[float]] = {"": [], UNFOLLOWED: [], "stable": []}
+        answers = 0
+
+        def phase(seconds: float) -> float:
+            nonlocal answers
+            callers = Callers(stack.gateway.address(), model.name, CALLERS, CALM_PAUSE_S)
+            seen = asyncio.run(callers.run(seconds))
+            answers += seen.answers
+            return seen.p99_ms()
+
         # One round first: connections, caches and learned latencies.
-        asyncio.run(Callers(address, model.name, CALLERS).run(phase_s / 2))
+        phase(phase_s / 2)
+        answers = 0
         for _ in range(rounds):
-            without.append(asyncio.run(Callers(address, model.name, CALLERS).run(phase_s)).p99_ms())
-            seen, _ = asyncio.run(
-                _beside(address, model.name, lambda _: _publish_each_second(trainer, phase_s))
-            )
-            publishing.append(seen.p99_ms())
-        trainer.close()
-        return Calm(tuple(without), tuple(publishing))
-
-
-def _publish_each_second(trainer: Trainer, seconds: float) -> float:
-    started = time.monotonic()
-    for number in range(int(seconds)):
-        time.sleep(max(0.0, started + number - time.monotonic()))
-        trainer.publish()
-    time.sleep(max(0.0, started + seconds - time.monotonic()))
-    return seconds
+            for channel, found in p99.items():
+                with publishing(stack.store, mib, channel) if channel else nullcontext():
+                    found.append(phase(phase_s))
+        rate = answers / (phase_s * rounds * len(p99))
+        without, unfollowed, followed = (tuple(found) for found in p99.values())
+        return Calm(without, unfollowed, followed, rate)
 
 
 def arrival(directory: Path, kind: str, store: str, mib: int, count: int) -> Arrival:
