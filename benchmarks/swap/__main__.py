@@ -81,11 +81,13 @@ class Run:
                 report.swaps = measures.swaps_under_load(directory, options.swaps)
         if self._wanted("calm"):
             with _directory() as directory:
-                report.calm = measures.calm(directory, options.calm_mib, options.phase_s, 3)
+                report.calm = measures.calm(
+                    directory, options.calm_mib, options.phase_s, options.rounds
+                )
         if self._wanted("arrivals"):
             self._arrivals()
         if self._wanted("deltas"):
-            for training in planned(encoder=encoder_files() is not None):
+            for training in planned(encoder=options.encoder and encoder_files() is not None):
                 if training.apart == 1:
                     report.deltas[str(training)] = measure(training, DELTA_VERSIONS)
         with _directory() as directory, measures.stores(directory) as urls:
@@ -252,8 +254,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--count", type=int, default=0, help="publications per size and store (0: by size)")
     add("--calm-mib", type=int, default=10, help="size of the version published each second")
     add("--phase-s", type=float, default=20.0, help="seconds of a phase with or without them")
+    add("--rounds", type=int, default=3, help="of phases without and with them")
     names = ["flips", "swaps", "calm", "arrivals", "deltas", "passes", "reads", "rollbacks"]
     add("--only", nargs="+", choices=names, default=[], help="these measurements alone")
+    add(
+        "--no-encoder",
+        dest="encoder",
+        action="store_false",
+        help="deltas of the digits network alone",
+    )
     add("--json", type=Path, default=RESULTS, help="file to write")
     return parser
 
