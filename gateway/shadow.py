@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from chassis.tensors import TensorSpec, decode_raw
+from chassis.tensors import decode_raw
 from gateway.arms import Shadowed
+from gateway.ingress.batch import Part
 
-Part = tuple[TensorSpec, tuple[int, ...], bytes]
 Matrix = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 # Of single values: within this part of each other they count as the same.

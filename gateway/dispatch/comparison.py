@@ -17,12 +17,9 @@ from gateway.arms import Arm, Arms, Figures
 from gateway.dispatch.delivery import Failure
 from gateway.ingress.batch import Batch, BatchReply, Part, Sample, Shadow
 from gateway.policy.lane import QueueKey
-from gateway.policy.retry import Fault
+from gateway.policy.retry import INCAPABLE, Fault
 from gateway.policy.speed import Observation
 from gateway.shadow import compare
-
-# What an endpoint could not do just then says nothing of the version.
-_NO_BLAME = (Fault.REFUSED, Fault.BUSY)
 
 
 class Comparison:
@@ -51,7 +48,7 @@ class Comparison:
         if isinstance(batch, Shadow):
             figures = self._figures(batch)
             same = figures is not None and figures.stage.version == batch.pinned
-            if figures is not None and same and failure.fault not in _NO_BLAME:
+            if figures is not None and same and failure.fault not in INCAPABLE:
                 figures.shadow.batches += 1
                 figures.shadow.failed += 1
             return False
@@ -61,13 +58,13 @@ class Comparison:
             # As for the candidate's: else the loss of a replica would speak against that alone.
             batch.blamed |= failure.fault is Fault.BROKEN and self._beside(batch)
             return False
-        batch.leave_candidate(blamed=failure.fault not in _NO_BLAME)
+        batch.leave_candidate(blamed=failure.fault not in INCAPABLE)
         metrics.ROLLOUT_REQUESTS.labels(batch.key.model, "candidate", "returned").inc(len(batch))
         return True
 
     def on_given_up(self, batch: Batch, failure: Failure, now: float) -> None:
         """A batch fails for good; before its requests hear of it."""
-        if failure.fault in (Fault.INPUT, *_NO_BLAME):
+        if failure.fault in (Fault.INPUT, *INCAPABLE):
             return
         figures = self._figures(batch)
         if figures is not None and not batch.key.candidate and self._beside(batch):

@@ -15,7 +15,7 @@ import grpc
 from chassis.errors import HeadraceError, Unavailable
 from gateway.ingress.batch import Batch, BatchReply
 from gateway.ingress.generation import Generation
-from gateway.policy.retry import Fault
+from gateway.policy.retry import INCAPABLE, Fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ class Delivery:
 
     def on_returned(self, failure: Failure, *, now: float) -> None:
         """The attempt failed and another one is due."""
-        refused = failure.fault in (Fault.REFUSED, Fault.BUSY)
+        refused = failure.fault in INCAPABLE
         places = self.refused_by if refused else self.failed_on
         places.add(self.address)
         self.failure = failure

@@ -33,6 +33,10 @@ class Fault(Enum):
     FINAL = "final"
 
 
+# What the endpoint could not do says nothing of the batch, nor of the version it was to run on.
+INCAPABLE = (Fault.REFUSED, Fault.BUSY)
+
+
 class Verdict(Enum):
     """What becomes of a failed batch."""
 
@@ -100,7 +104,7 @@ class RetryPolicy:
             return Verdict.RETRY
         if fault in (Fault.INPUT, Fault.DEFECT) and requests > 1:
             return Verdict.ISOLATE
-        if fault in (Fault.REFUSED, Fault.BUSY, Fault.DEFECT) and elsewhere:
+        if fault in (*INCAPABLE, Fault.DEFECT) and elsewhere:
             return Verdict.RETRY
         return Verdict.GIVE_UP
 

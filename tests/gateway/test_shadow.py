@@ -7,7 +7,8 @@ import pytest
 
 from chassis.tensors import TensorSpec, encode_raw
 from gateway.arms import Shadowed
-from gateway.shadow import Part, compare
+from gateway.ingress.batch import Part
+from gateway.shadow import compare
 
 HALF = np.array([[0.0, 1.0], [1.0, 0.0]])
 
