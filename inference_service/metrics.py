@@ -7,6 +7,7 @@ from functools import partial
 from prometheus_client import Counter, Gauge, Histogram
 
 from chassis.telemetry import REGISTRY
+from inference_service.policy.cadence import OVERDUE
 from inference_service.served import ServedModel
 from inference_service.staging import Staging
 
@@ -32,6 +33,12 @@ SERVING_VERSION = Gauge(
 VERSION_AGE = Gauge(
     "headrace_replica_version_age_seconds",
     "Since the end of the train step whose weights serve",
+    ["model"],
+    registry=REGISTRY,
+)
+PUBLICATIONS_OVERDUE = Gauge(
+    "headrace_replica_publications_overdue",
+    "1 while no version comes for much longer than one ever took lately, else 0",
     ["model"],
     registry=REGISTRY,
 )
@@ -112,9 +119,15 @@ def watch_model(served: ServedModel) -> None:
     SERVING_VERSION.labels(served.name).set_function(lambda: served.snapshot().serving_version)
     SEQUENCES.labels(served.name).set_function(served.sequences.__len__)
     VERSION_AGE.labels(served.name).set_function(lambda: served.age_ms / 1000)
+    PUBLICATIONS_OVERDUE.labels(served.name).set_function(partial(_overdue, served))
     for kind, field in _GRAPH_FIELDS.items():
         passes = GRAPH_PASSES.labels(served.name, kind)
         passes.set_function(partial(_passes, served, field))
+
+
+def _overdue(served: ServedModel) -> bool:
+    found = served.irregularity
+    return found is not None and found.reason == OVERDUE
 
 
 def _passes(served: ServedModel, field: str) -> int:
@@ -126,6 +139,8 @@ def forget_model(model: str) -> None:
     """Lets go of a model that is served no more; its counters stay."""
     SERVING_VERSION.remove(model)
     VERSION_AGE.remove(model)
+    SEQUENCES.remove(model)
+    PUBLICATIONS_OVERDUE.remove(model)
     for kind in _GRAPH_FIELDS:
         GRAPH_PASSES.remove(model, kind)
 

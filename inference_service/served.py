@@ -19,6 +19,7 @@ from chassis.provenance import Provenance
 from chassis.tensors import Signature
 from inference_service.candidate import Candidate, candidate_of
 from inference_service.instance import GraphReport
+from inference_service.policy.cadence import Cadence, Irregularity
 from inference_service.policy.pursuit import Pursuit
 from inference_service.sequences import SequenceBounds, Sequences
 from inference_service.settings import Followed
@@ -95,6 +96,8 @@ class ServedSnapshot:
     # The candidate that does not serve; 0 for none.
     candidate_version: int
     candidate_ready: bool
+    # What is unusual about the publications to its channel; None while they come as they did.
+    irregularity: Irregularity | None
 
 
 class ServedModel:
@@ -133,6 +136,7 @@ class ServedModel:
         self._listeners: list[Callable[[], None]] = []
         self._changed = threading.Condition()
         self._pursuit = Pursuit()
+        self._cadence = Cadence()
         self._failures: deque[LoadFailure] = deque(maxlen=MOST_FAILURES)
         self._stopping = False
         self._swaps = 0
@@ -215,6 +219,7 @@ class ServedModel:
             self._record = record
             self._failure = None
             now = time.monotonic()
+            self._cadence.on_channel(record, now=now)
             if directive.version:
                 self._pursuit.on_pinned(directive.version, now=now)
             else:
@@ -235,7 +240,9 @@ class ServedModel:
             if channel.name != self._directive.channel or not channel.follows(self._record):
                 return
             self._record = channel
-            self._pursuit.on_channel(_history(channel), now=time.monotonic())
+            now = time.monotonic()
+            self._cadence.on_channel(channel, now=now)
+            self._pursuit.on_channel(_history(channel), now=now)
             self._note_serving()
             self._changed.notify_all()
         self._tell()
@@ -246,6 +253,12 @@ class ServedModel:
             self._candidate_record = channel
             self._note_candidate()
             self._changed.notify_all()
+
+    @property
+    def irregularity(self) -> Irregularity | None:
+        """What is unusual about the publications to its channel."""
+        with self._changed:
+            return self._cadence.irregularity(now=time.monotonic())
 
     def on_store_error(self, message: str) -> None:
         """The watcher could not read the store; "" once it could again."""
@@ -402,6 +415,7 @@ class ServedModel:
             candidate_ready=any(
                 each.state is SlotState.STANDBY and each.version == candidate for each in slots
             ),
+            irregularity=self.irregularity,
         )
 
     def _engine(self, slot: Slot | None) -> EngineReport:

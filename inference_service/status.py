@@ -84,6 +84,7 @@ def _add_model(reply: replica_pb2.ReplicaGetStatusResponse, snapshot: ServedSnap
         revision=snapshot.revision,
         candidate_version=snapshot.candidate_version,
         candidate_ready=snapshot.candidate_ready,
+        publications=str(snapshot.irregularity or ""),
     )
     _set_engine(model.engine, snapshot.engine)
     for slot in snapshot.slots:

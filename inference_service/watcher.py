@@ -35,6 +35,7 @@ class Watcher:
         self._candidate_channel = candidate_channel
         self._stopping = threading.Event()
         self._error = ""
+        self._irregular = ""
         self._thread = threading.Thread(
             target=self._watch, name=f"watch-{served.name}", daemon=True
         )
@@ -64,6 +65,7 @@ class Watcher:
             except Exception as error:
                 self._report(*_words(error), error)
                 self._stopping.wait(PAUSE_AFTER_ERROR_S)
+            self._report_irregularity()
 
     def _look(self) -> Words:
         channel = self._store.channel(self._served.name, self._served.directive.channel)
@@ -102,6 +104,19 @@ class Watcher:
             )
         self._error = text
         self._served.on_store_error(text)
+
+    def _report_irregularity(self) -> None:
+        """Tells the log once when publications become unusual; the status tells by itself."""
+        found = self._served.irregularity
+        reason = found.reason if found is not None else ""
+        if found is not None and reason != self._irregular and not self._stopping.is_set():
+            log.warning(
+                "publications are not as they were",
+                model=self._served.name,
+                reason=reason,
+                message=found.message,
+            )
+        self._irregular = reason
 
 
 def _same_line(channel: Channel, acted_on: Channel | None) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from chassis.errors import Aborted, FailedPrecondition, NotFound
 from chassis.failpoints import failpoint
 from model_store import rules
-from model_store.records import Channel, Manifest
+from model_store.records import PUBLISH, Channel, Manifest
 from model_store.store import Store
 
 # Each lost attempt means that another writer moved the channel; this many in a row is a defect.
@@ -67,7 +67,7 @@ def _try_move(store: Store, current: Channel | None, made: Manifest, name: str) 
             made.version,
             expected_revision=0 if current is None else current.revision,
             epoch=made.epoch,
-            reason="publish",
+            reason=PUBLISH,
         )
     except Aborted:
         return None

@@ -98,6 +98,7 @@ def encode_channel(channel: Channel) -> bytes:
                 revision=move.revision,
                 move_time_ms=move.move_time_ms,
                 reason=move.reason,
+                epoch=move.epoch,
             )
             for move in channel.history
         ],
@@ -114,7 +115,7 @@ def decode_channel(record: bytes, model: str, name: str) -> Channel:
     if (message.model, message.name) != (model, name):
         raise DataLoss("CHANNEL_DAMAGED", f"{what} is that of another channel")
     history = tuple(
-        ChannelMove(move.version, move.revision, move.move_time_ms, move.reason)
+        ChannelMove(move.version, move.revision, move.move_time_ms, move.reason, move.epoch)
         for move in message.history
     )
     try:

@@ -150,14 +150,27 @@ class Manifest:
         return sizes | {blob.digest: blob.size_bytes for blob in blobs if blob is not None}
 
 
+# The reason of a publisher's move.
+PUBLISH = "publish"
+
+
 @dataclass(frozen=True, slots=True)
 class ChannelMove:
-    """One position of a channel: the version, the channel's revision then, when and why."""
+    """One position of a channel: the version, the channel's revision and epoch then, when and why.
+
+    `epoch` is 0 also in records that are older than it.
+    """
 
     version: int
     revision: int
     move_time_ms: int
     reason: str
+    epoch: int = 0
+
+    @property
+    def published(self) -> bool:
+        """Whether a publisher moved it, with a version just made."""
+        return self.reason == PUBLISH
 
 
 @dataclass(frozen=True, slots=True)

@@ -272,13 +272,14 @@ def moved(current: Channel | None, move: Move, newest_epoch: int) -> Channel:
             f"{move.expected_revision}: read it again",
         )
     past = () if current is None else current.history
-    position = ChannelMove(move.version, revision + 1, move.move_time_ms, move.reason)
+    epoch = move.epoch or channel_epoch
+    position = ChannelMove(move.version, revision + 1, move.move_time_ms, move.reason, epoch)
     return Channel(
         model=move.model,
         name=move.name,
         version=move.version,
         revision=revision + 1,
-        epoch=move.epoch or channel_epoch,
+        epoch=epoch,
         held=move.held,
         history=(*past, position)[-HISTORY_MOVES:],
         rollout=move.rollout,

@@ -36,6 +36,7 @@ from chassis.edge import Stub
 from chassis.errors import HeadraceError
 from chassis.oip import SERVICE as OIP
 from headrace.cli.calls import GATEWAY_ADMIN, REPLICA
+from inference_service.policy.cadence import GAPS, LEAST_S, OVERDUE
 from model_store import Store, open_store
 from model_store.checking import Check
 from protos.headrace.v1 import gateway_pb2, replica_pb2
@@ -50,6 +51,11 @@ CALL_S = 2.0
 LOAD_S = 30.0
 # The sampler has looked at the status by then.
 SEEN_AFTER_S = 1.0
+# As many versions as make a habit of a trainer, and one more.
+HABIT = GAPS + 2
+OVERDUE_WITHIN_S = 10.0
+# How long nothing must be published so that this is seen.
+SILENCE_S = LEAST_S + 3.0
 HEALTHY = gateway_pb2.ENDPOINT_STATE_HEALTHY
 SHOWN = ("warning", "error", "critical")
 
@@ -131,9 +137,11 @@ class Scene:
         self._children.append(child)
         return child
 
-    def publish(self, count: int = 1, *, within_s: float = 60.0, **order: Any) -> int:
+    def publish(
+        self, count: int = 1, *, every_s: float = 0.0, within_s: float = 60.0, **order: Any
+    ) -> int:
         """Publishes in a process of its own; returns its exit code, negative for a signal."""
-        child = self.trainer(count=count, every_s=0.0, **order)
+        child = self.trainer(count=count, every_s=every_s, **order)
         code = child.wait_ended(within_s)
         if code is None:
             raise NotInTime(f"{child.name} did not end within {within_s:g} s")
@@ -173,12 +181,16 @@ class Scene:
         if findings:
             raise NotInTime(f"the store is not whole: {findings[0].message}")
 
-    def trainer_under_way(self, **order: Any) -> Child:
-        """A trainer that has published its first version."""
-        before = self.newest()
+    def trainer_under_way(self, versions: int = 1, **order: Any) -> Child:
+        """A trainer that has published so many versions."""
+        wanted = self.newest() + versions
         child = self.trainer(**order)
-        self.wait(lambda: self.newest() > before, within_s=30.0, what=f"{child.name} publishes")
+        self.wait(lambda: self.newest() >= wanted, within_s=30.0, what=f"{child.name} publishes")
         return child
+
+    def expect_overdue(self) -> None:
+        """From now on status and log must say that publications stopped."""
+        self.expect_both(OVERDUE, OVERDUE_WITHIN_S)
 
     def wait_goes_on(self) -> None:
         """Waits until the channel moves beyond where it is once the store answers."""

@@ -80,6 +80,7 @@ def replica_rows(address: str, status: replica_pb2.ReplicaGetStatusResponse) -> 
             "engine": engine_text(model),
             "staging_mib_per_s": round(status.staging.bytes_per_s / 2**20, 1),
             "failure": _failure_text(model),
+            "publications": model.publications,
             "store_error": status.store_error,
         }
         for model in status.models

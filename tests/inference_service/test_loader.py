@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from structlog.testing import capture_logs
 
 from chassis import failpoints
 from chassis.errors import Unavailable
@@ -18,6 +19,7 @@ from chassis.tensors import Signature, TensorSpec
 from inference_service import fill
 from inference_service.instance import Instance
 from inference_service.loader import Loader
+from inference_service.policy import cadence
 from inference_service.rehearsal import Rehearsal
 from inference_service.slot import SlotState
 from inference_service.staging import Staging
@@ -510,3 +512,21 @@ def test_a_version_that_does_not_fit_is_named_and_tried_again(line, follower, mo
         failure = follower.wait_failed(2).failures[0]
     assert (failure.reason, failure.permanent) == ("OUT_OF_MEMORY", False)
     follower.wait_serving(2)
+
+
+def test_versions_that_stop_coming_are_told_once_and_shown(line, follower, monkeypatch):
+    monkeypatch.setattr(cadence, "LEAST_S", 0.3)
+    monkeypatch.setattr(cadence, "TIMES", 1.5)
+    with capture_logs() as events:
+        for weight in (1.0, 2.0, 3.0, 4.0):
+            line.publish(weight)
+        snapshot = follower.wait(lambda s: s.irregularity is not None)
+        assert snapshot.irregularity.reason == "PUBLICATIONS_OVERDUE"
+        assert "since version 4" in snapshot.irregularity.message
+        follower.wait(lambda _: any("publications" in event["event"] for event in events))
+        line.publish(5.0)
+        follower.wait(lambda s: s.irregularity is None)
+    told = [event for event in events if "publications" in event["event"]]
+    assert [(event["log_level"], event["reason"]) for event in told] == [
+        ("warning", "PUBLICATIONS_OVERDUE")
+    ]

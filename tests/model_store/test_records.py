@@ -77,7 +77,7 @@ manifests = st.builds(
     commit_id=texts,
     deltas=st.lists(steps, max_size=3).map(tuple),
 )
-moves = st.builds(ChannelMove, counts, counts, counts, texts)
+moves = st.builds(ChannelMove, counts, counts, counts, texts, counts)
 channels = st.builds(
     Channel, names, names, counts, counts, counts, st.booleans(), st.lists(moves, max_size=5)
 )

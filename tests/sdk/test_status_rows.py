@@ -37,6 +37,12 @@ def test_the_error_of_the_store_is_shown():
     assert row(wanted=1, store_error="STORE_EVICTS: why")["store_error"] == "STORE_EVICTS: why"
 
 
+def test_what_is_unusual_about_publications_is_shown():
+    status = replica_pb2.ReplicaGetStatusResponse()
+    status.models.add(model="clicks", publications="PUBLICATIONS_OVERDUE: why")
+    assert replica_rows("127.0.0.1:1", status)[0]["publications"] == "PUBLICATIONS_OVERDUE: why"
+
+
 def test_what_computes_is_shown_and_why_it_is_not_what_was_asked_for():
     def shown(**engine):
         status = replica_pb2.ReplicaGetStatusResponse()

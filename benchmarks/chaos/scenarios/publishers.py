@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 
 from benchmarks.chaos.scenario import Scenario
-from benchmarks.chaos.scene import NotInTime, Scene
+from benchmarks.chaos.scene import HABIT, SILENCE_S, NotInTime, Scene
 from benchmarks.chaos.stores import FilePlace, RedisPlace, S3Place
+from inference_service.policy.cadence import OVERDUE, REPLACED
 
 _PUBLICATION = (
     "publish.after_blobs",
@@ -55,8 +56,11 @@ class Killing:
 
     def __call__(self, scene: Scene) -> None:
         with scene.fault("publishers are killed"):
-            # The dead cannot speak: what shows is how old the version is that serves.
-            scene.expect("status", r'"age_s": \d', 5.0)
+            # The dead cannot speak: what shows is that no version comes any more.
+            trainer = scene.trainer_under_way(HABIT, every_s=0.2)
+            scene.expect_overdue()
+            trainer.kill()
+            scene.rest(SILENCE_S)
             for point in scene.draw.permutation(self._points):
                 self._kill_at(scene, str(point))
                 if scene.publish():
@@ -73,8 +77,9 @@ class Killing:
 def two_trainers(scene: Scene) -> None:
     """A second trainer takes over while the first goes on."""
     with scene.fault("two trainers publish at once"):
-        first = scene.trainer_under_way(every_s=0.05)
+        first = scene.trainer_under_way(HABIT, every_s=0.05)
         scene.expect("log", "STALE_EPOCH", 10.0)
+        scene.expect_both(REPLACED)
         second = scene.trainer_under_way(every_s=0.05)
         scene.rest(2.0)
         first.stop()
@@ -84,7 +89,9 @@ def two_trainers(scene: Scene) -> None:
 def paused_trainer(scene: Scene) -> None:
     """A trainer is stopped in the midst of a publication, another takes over, the first wakes."""
     with scene.fault("a trainer is stopped and wakes after another took over"):
-        paused = scene.trainer_under_way(every_s=0.02)
+        paused = scene.trainer_under_way(HABIT, every_s=0.02)
+        # Whichever comes first: its silence is told, or its successor.
+        scene.expect_both(f"{OVERDUE}|{REPLACED}")
         paused.signal(signal.SIGSTOP)
         before = scene.newest_epoch()
         successor = scene.trainer(every_s=0.1)

@@ -7,7 +7,7 @@ import time
 
 from benchmarks.chaos.exact import NAME
 from benchmarks.chaos.scenario import Scenario
-from benchmarks.chaos.scene import SEEN_AFTER_S, NotInTime, Scene
+from benchmarks.chaos.scene import HABIT, SEEN_AFTER_S, SILENCE_S, NotInTime, Scene
 from benchmarks.chaos.stores import ConfirmedPlace, PairPlace, RedisPlace
 from tests.redis_server import HOST
 
@@ -74,9 +74,9 @@ def failover_confirmed(scene: Scene) -> None:
     """
     place: ConfirmedPlace = scene.place
     with scene.fault("the replica that confirms commits lags"):
-        trainer = scene.trainer_under_way(every_s=0.05)
+        trainer = scene.trainer_under_way(HABIT, every_s=0.05)
         scene.expect("log", "STORE_NOT_REPLICATED.*0 of 1 replicas", 20.0)
-        scene.expect("status", r'"age_s": [4-9]', 20.0)
+        scene.expect_overdue()
         place.second.detach()
         scene.rest(7.0)
         place.second.replicate(place.first)
@@ -128,11 +128,11 @@ def full(scene: Scene) -> None:
     """No memory for another key; then there is."""
     admin = scene.place.server.admin
     with scene.fault("Redis is out of memory"):
-        trainer = scene.trainer_under_way(every_s=0.2)
+        trainer = scene.trainer_under_way(HABIT, every_s=0.2)
         scene.expect("log", "STORE_FULL", 10.0)
-        scene.expect("status", r'"age_s": \d', 5.0)
+        scene.expect_overdue()
         admin.config_set("maxmemory", "1mb")
-        scene.rest(3.0)
+        scene.rest(SILENCE_S)
         admin.config_set("maxmemory", 0)
         scene.wait_goes_on()
         trainer.stop()
@@ -168,11 +168,11 @@ def read_only(scene: Scene) -> None:
     """The server became a replica of something else: it is read and not written."""
     server = scene.place.server
     with scene.fault("Redis is read-only"):
-        trainer = scene.trainer_under_way(every_s=0.2)
+        trainer = scene.trainer_under_way(HABIT, every_s=0.2)
         scene.expect("log", "STORE_UNAVAILABLE.*read-only", 10.0)
-        scene.expect("status", r'"age_s": \d', 5.0)
+        scene.expect_overdue()
         server.detach()
-        scene.rest(5.0)
+        scene.rest(SILENCE_S)
         server.promote()
         scene.wait_goes_on()
         trainer.stop()

@@ -6,7 +6,7 @@ import signal
 
 from benchmarks.chaos.exact import NAME
 from benchmarks.chaos.scenario import Scenario
-from benchmarks.chaos.scene import Extent, NotInTime, Scene
+from benchmarks.chaos.scene import SILENCE_S, Extent, NotInTime, Scene
 from benchmarks.chaos.stores import FilePlace
 from model_store.publication import rollback
 
@@ -64,11 +64,14 @@ def killed_in_loads(scene: Scene) -> None:
 def many_publications(scene: Scene) -> None:
     """A hundred versions in ten seconds: those in between are skipped, the last one serves."""
     with scene.fault("a hundred publications in ten seconds"):
-        scene.expect("status", r'"swaps": \d', 5.0)
         trainer = scene.trainer(count=PUBLICATIONS, every_s=0.0, span_s=PUBLISHED_IN_S)
         if trainer.wait_ended(90.0) is None:
             raise NotInTime("a hundred versions were not published within 90 s")
+        scene.expect("status", rf'"serving": {scene.newest()}\b', 10.0)
         scene.wait_served()
+        # The trainer has ended, and nobody said that it would.
+        scene.expect_overdue()
+        scene.rest(SILENCE_S)
 
 
 def rolled_back(scene: Scene) -> None:

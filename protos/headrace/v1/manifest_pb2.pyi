@@ -194,16 +194,18 @@ class Manifest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., epoch: _Optional[int] = ..., parent: _Optional[int] = ..., step: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., create_time_ms: _Optional[int] = ..., program: _Optional[_Union[Program, _Mapping]] = ..., signature: _Optional[_Union[Signature, _Mapping]] = ..., tensors: _Optional[_Iterable[_Union[TensorEntry, _Mapping]]] = ..., probe: _Optional[_Union[Probe, _Mapping]] = ..., producer: _Optional[str] = ..., commit_id: _Optional[str] = ..., step_time_ms: _Optional[int] = ..., config: _Optional[_Union[ModuleConfig, _Mapping]] = ..., deltas: _Optional[_Iterable[_Union[DeltaStep, _Mapping]]] = ..., signed_by: _Optional[_Union[SignedBy, _Mapping]] = ...) -> None: ...
 
 class ChannelMove(_message.Message):
-    __slots__ = ("version", "revision", "move_time_ms", "reason")
+    __slots__ = ("version", "revision", "move_time_ms", "reason", "epoch")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     MOVE_TIME_MS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
     version: int
     revision: int
     move_time_ms: int
     reason: str
-    def __init__(self, version: _Optional[int] = ..., revision: _Optional[int] = ..., move_time_ms: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+    epoch: int
+    def __init__(self, version: _Optional[int] = ..., revision: _Optional[int] = ..., move_time_ms: _Optional[int] = ..., reason: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class RolloutPlan(_message.Message):
     __slots__ = ("shares", "stage_s", "min_requests", "max_error_difference", "max_latency_ratio", "metric", "lower_is_better", "max_score_drop", "min_scores", "shadow", "max_changed", "give_up_s")

@@ -92,7 +92,7 @@ class EngineStatus(_message.Message):
     def __init__(self, engine: _Optional[str] = ..., precision: _Optional[str] = ..., why_not: _Optional[str] = ..., trials: _Optional[_Iterable[_Union[EngineTrial, _Mapping]]] = ..., graphs: _Optional[_Union[GraphStatus, _Mapping]] = ...) -> None: ...
 
 class ReplicaModelStatus(_message.Message):
-    __slots__ = ("model", "channel", "serving_version", "wanted_version", "step", "age_ms", "behind_ms", "slots", "failures", "swaps", "last_load_ms", "load_step", "first_reply_ms", "engine", "revision", "candidate_version", "candidate_ready")
+    __slots__ = ("model", "channel", "serving_version", "wanted_version", "step", "age_ms", "behind_ms", "slots", "failures", "swaps", "last_load_ms", "load_step", "first_reply_ms", "engine", "revision", "candidate_version", "candidate_ready", "publications")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CHANNEL_FIELD_NUMBER: _ClassVar[int]
     SERVING_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +110,7 @@ class ReplicaModelStatus(_message.Message):
     REVISION_FIELD_NUMBER: _ClassVar[int]
     CANDIDATE_VERSION_FIELD_NUMBER: _ClassVar[int]
     CANDIDATE_READY_FIELD_NUMBER: _ClassVar[int]
+    PUBLICATIONS_FIELD_NUMBER: _ClassVar[int]
     model: str
     channel: str
     serving_version: int
@@ -127,7 +128,8 @@ class ReplicaModelStatus(_message.Message):
     revision: int
     candidate_version: int
     candidate_ready: bool
-    def __init__(self, model: _Optional[str] = ..., channel: _Optional[str] = ..., serving_version: _Optional[int] = ..., wanted_version: _Optional[int] = ..., step: _Optional[int] = ..., age_ms: _Optional[int] = ..., behind_ms: _Optional[int] = ..., slots: _Optional[_Iterable[_Union[SlotStatus, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[LoadFailure, _Mapping]]] = ..., swaps: _Optional[int] = ..., last_load_ms: _Optional[float] = ..., load_step: _Optional[str] = ..., first_reply_ms: _Optional[int] = ..., engine: _Optional[_Union[EngineStatus, _Mapping]] = ..., revision: _Optional[int] = ..., candidate_version: _Optional[int] = ..., candidate_ready: _Optional[bool] = ...) -> None: ...
+    publications: str
+    def __init__(self, model: _Optional[str] = ..., channel: _Optional[str] = ..., serving_version: _Optional[int] = ..., wanted_version: _Optional[int] = ..., step: _Optional[int] = ..., age_ms: _Optional[int] = ..., behind_ms: _Optional[int] = ..., slots: _Optional[_Iterable[_Union[SlotStatus, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[LoadFailure, _Mapping]]] = ..., swaps: _Optional[int] = ..., last_load_ms: _Optional[float] = ..., load_step: _Optional[str] = ..., first_reply_ms: _Optional[int] = ..., engine: _Optional[_Union[EngineStatus, _Mapping]] = ..., revision: _Optional[int] = ..., candidate_version: _Optional[int] = ..., candidate_ready: _Optional[bool] = ..., publications: _Optional[str] = ...) -> None: ...
 
 class StagingStatus(_message.Message):
     __slots__ = ("bytes_per_s", "calm_p99_ms", "staging_p99_ms", "decreases")
