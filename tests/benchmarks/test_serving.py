@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import pytest
 
 from benchmarks.bare import BareSpeed, batch_seconds
 from benchmarks.cpu import cpu_seconds
+from benchmarks.load import ClosedLoop
 from benchmarks.settings import parser
 
 
@@ -46,6 +48,21 @@ def test_a_change_of_no_setting_is_refused(change, capsys):
     with pytest.raises(SystemExit):
         parser().parse_args(["--set", change])
     assert "expected SERVICE.KEY=VALUE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("other_bytes", "failures"), [(101, {}), (96, {"WRONG_SIZE": 1})])
+async def test_an_answer_may_grow_by_its_age_and_by_nothing_else(other_bytes, failures):
+    sizes = [100, other_bytes]
+
+    async def call(_request, timeout):
+        size = sizes.pop(0)
+        loop.stopping = not sizes
+        return bytes(size)
+
+    loop = ClosedLoop(call, [b""])
+    await loop.work(0, asyncio.Event())
+    assert len(loop.latencies_s) == 2
+    assert loop.failures == failures
 
 
 @pytest.mark.system
