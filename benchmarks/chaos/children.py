@@ -64,9 +64,11 @@ class Child:
 
     def stop(self) -> None:
         """Tells it to end, then SIGKILL."""
+        if not self.running:
+            # One that was killed while it waited for the event would be waited for by `set`.
+            return
         self._done.set()
-        if self.running:
-            self.signal(signal.SIGCONT)
+        self.signal(signal.SIGCONT)
         if self.wait_ended(STOP_WITHIN_S) is None:
             self.kill()
 
