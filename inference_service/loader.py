@@ -109,6 +109,8 @@ class Loader:
 
     def _pursue(self) -> None:
         _preload()
+        # After it: at the start nobody is answered yet, and everybody waits for the first version.
+        self._architecture.staging.give_way()
         # What this thread asks of the device goes beside the batches, not between them.
         with self._architecture.lane.entered():
             self._load_wanted()

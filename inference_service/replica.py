@@ -234,4 +234,4 @@ def open_staging(settings: ReplicaSettings) -> Staging:
     # A model with one slot is not paced.
     if not settings.pace_staging or 2 not in slots:
         return Staging()
-    return Paced(StagingRate(floor=settings.staging_floor_bytes_s))
+    return Paced(StagingRate(floor=settings.staging_floor_bytes_s), nice=settings.staging_nice)

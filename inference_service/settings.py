@@ -186,6 +186,8 @@ class ReplicaSettings(ContentSettings, HttpSettings, ProtectedSettings):
     # they get at least.
     pace_staging: bool = True
     staging_floor_bytes_s: int = Field(32 * MIB, ge=MIB)
+    # With `pace_staging`: how much nicer threads that load are than those that answer (Linux).
+    staging_nice: int = Field(10, ge=0, le=19)
     # Whether a version may name a headrace.Model class installed here instead of bringing an
     # exported program. Its code runs in this process: switch it off where others write the store.
     allow_import_path: bool = True

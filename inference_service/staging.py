@@ -7,6 +7,8 @@ where batches keep that busy.
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,6 +27,9 @@ LONGEST_S = 0.25
 
 class Staging:
     """As fast as it goes."""
+
+    def give_way(self) -> None:
+        """The calling thread loads, from now on until its end."""
 
     @contextmanager
     def during(self) -> Iterator[None]:
@@ -62,11 +67,24 @@ AT_ONCE = Staging()
 
 
 class Paced(Staging):
-    """As fast as `rate` lets it. Thread-safe."""
+    """As fast as `rate` lets it, in threads whose priority is `nice` lower than that of those that
+    answer. Thread-safe."""
 
-    def __init__(self, rate: StagingRate) -> None:
+    def __init__(self, rate: StagingRate, *, nice: int = 0) -> None:
         self._rate = rate
+        self._nice = nice
         self._lock = threading.Lock()
+
+    def give_way(self) -> None:
+        """The calling thread gets a core after those that answer, where there are too few.
+
+        Only Linux knows priorities of single threads.
+        """
+        if self._nice and sys.platform == "linux":
+            thread = threading.get_native_id()
+            os.setpriority(
+                os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + self._nice
+            )
 
     @contextmanager
     def during(self) -> Iterator[None]:

@@ -22,8 +22,9 @@ from benchmarks.deltas.sizes import Sizes, measure
 from benchmarks.interrupts import raise_on_interrupt
 from benchmarks.report import conditions, table_console, table_of
 from benchmarks.swap import measures
+from benchmarks.swap.calm import Calm
 from benchmarks.swap.floors import Flips, flips
-from benchmarks.swap.measures import Arrival, Calm, HostReads, Rollbacks, Swaps
+from benchmarks.swap.measures import Arrival, HostReads, Rollbacks, Swaps
 from benchmarks.swap.passes import Passes, passes
 
 RESULTS = Path("bench-results/swap.json")
@@ -94,9 +95,13 @@ class Run:
             if self._wanted("passes"):
                 report.passes = passes(directory, urls["redis"], 100)
             if self._wanted("reads"):
-                report.reads = measures.host_reads(directory / "reads", urls["redis"], 4, 10)
+                report.reads = measures.host_reads(
+                    directory / "reads", urls["redis"], options.replicas, 10
+                )
             if self._wanted("rollbacks"):
-                report.rollbacks = measures.rollbacks(directory / "back", urls["redis"], 4, 10)
+                report.rollbacks = measures.rollbacks(
+                    directory / "back", urls["redis"], options.replicas, 10
+                )
 
     def _arrivals(self) -> None:
         for mib in self.options.mib:
@@ -195,15 +200,19 @@ def _others_table(report: Report) -> Table:
         lines.append(["flip: p50, p99, longest", spans])
     if report.calm is not None:
         calm = report.calm
-        for what, spans_ms in (
+        for what, p99_ms in (
             ("without publications", calm.without_ms),
             ("with one a second that no replica follows", calm.unfollowed_ms),
-            ("with one a second", calm.publishing_ms),
+            ("with one a second that all load", calm.publishing_ms),
         ):
-            spans = ", ".join(f"{ms:.2f}" for ms in spans_ms)
-            lines.append([f"p99 ms {what}, at {calm.requests_per_s:.0f} requests/s", spans])
-        ratios = f"{calm.ratio:.2f}; the trainer alone {calm.trainer_ratio:.2f}"
-        lines.append(["ratio of the medians with to without", ratios])
+            about = f"p99 {what}, {calm.rounds} phases, {calm.requests_per_s:.0f} requests/s"
+            lines.append([about, f"{p99_ms:.2f} ms"])
+        for what, ratio in (
+            ("with publications to without", calm.publishing),
+            ("the trainer's part of it", calm.unfollowed),
+        ):
+            spread = f"{ratio.ratio:.3f} (90 % of draws {ratio.low:.3f} to {ratio.high:.3f})"
+            lines.append([f"p99 {what}", spread])
     if report.passes is not None:
         each = report.passes
         lines.append(
@@ -252,9 +261,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--swaps", type=int, default=1000, help="versions published under load")
     add("--mib", type=int, nargs="+", default=[1, 10, 100, 1000], help="sizes of a version")
     add("--count", type=int, default=0, help="publications per size and store (0: by size)")
+    add("--replicas", type=int, default=4, help="of a host that shares a cache; that roll back")
     add("--calm-mib", type=int, default=10, help="size of the version published each second")
-    add("--phase-s", type=float, default=20.0, help="seconds of a phase with or without them")
-    add("--rounds", type=int, default=3, help="of phases without and with them")
+    add("--phase-s", type=float, default=4.0, help="seconds of a phase with or without them")
+    add("--rounds", type=int, default=20, help="of phases without and with them")
     names = ["flips", "swaps", "calm", "arrivals", "deltas", "passes", "reads", "rollbacks"]
     add("--only", nargs="+", choices=names, default=[], help="these measurements alone")
     add(

@@ -21,18 +21,15 @@ INPUTS = 64
 @dataclass(slots=True)
 class Seen:
     """What callers saw. `wrong` are answers that no single version gives: torn weights, or a batch
-    on two versions; `latencies_s` one of each answer; `first_s` when each version first answered,
-    on the clock of time.monotonic."""
+    on two versions; `latencies_s` one of each answer, asked for at `sent_s`; `first_s` when each
+    version first answered, on the clock of time.monotonic."""
 
     answers: int = 0
     wrong: int = 0
     failed: dict[str, int] = field(default_factory=dict)
     latencies_s: list[float] = field(default_factory=list)
+    sent_s: list[float] = field(default_factory=list)
     first_s: dict[int, float] = field(default_factory=dict)
-
-    def p99_ms(self) -> float:
-        """Of the answers."""
-        return float(np.percentile(self.latencies_s, 99)) * 1000
 
 
 class Callers:
@@ -49,26 +46,16 @@ class Callers:
         self._count = count
         self.seen = Seen()
 
-    async def run(self, seconds: float) -> Seen:
-        """Asks for that long."""
-        until = time.monotonic() + seconds
-        async with AsyncClient(self._address) as client, asyncio.TaskGroup() as tasks:
-            for caller in range(self._count):
-                tasks.create_task(self._ask(client, caller, until))
-        return self.seen
-
     async def until(self, done: asyncio.Event) -> Seen:
         """Asks until `done` is set."""
         async with AsyncClient(self._address) as client, asyncio.TaskGroup() as tasks:
             for caller in range(self._count):
-                tasks.create_task(self._ask(client, caller, float("inf"), done))
+                tasks.create_task(self._ask(client, caller, done))
         return self.seen
 
-    async def _ask(
-        self, client: AsyncClient, caller: int, until: float, done: asyncio.Event | None = None
-    ) -> None:
+    async def _ask(self, client: AsyncClient, caller: int, done: asyncio.Event) -> None:
         number = caller
-        while time.monotonic() < until and not (done is not None and done.is_set()):
+        while not done.is_set():
             x = rows(1 + number % 4, number % INPUTS)
             started = time.monotonic()
             try:
@@ -78,6 +65,7 @@ class Callers:
                 continue
             ended = time.monotonic()
             self.seen.latencies_s.append(ended - started)
+            self.seen.sent_s.append(started)
             self.seen.answers += 1
             self.seen.first_s.setdefault(answer.version, ended)
             self.seen.wrong += not is_exact(answer, x)

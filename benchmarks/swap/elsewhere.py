@@ -1,50 +1,91 @@
-"""A trainer in a process of its own, so that what it computes does not hold up who measures."""
+"""A trainer in a process of its own, so that what it computes does not hold up who measures.
+
+It has the lowest priority: a real one has a machine of its own, and what matters beside requests is
+what replicas do with its versions.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing.synchronize import Event
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Self
 
 import torch
 
 from benchmarks.swap.ballast import Ballast, Weights, fill
 from headrace.publisher import Publisher
+from model_store import open_store
 
-# A new process imports torch.
-READY_S = 60.0
+# A new process imports torch, exports the program and publishes once to each channel.
+READY_S = 120.0
+EVERY_S = 1.0
+LOWEST_PRIORITY = 19
 _CONTEXT = multiprocessing.get_context("spawn")
 
 
-@contextmanager
-def publishing(store: str, mib: int, channel: str) -> Iterator[None]:
-    """One version of `mib` a second goes to the channel meanwhile; the first has been published."""
-    ready, done = _CONTEXT.Event(), _CONTEXT.Event()
-    child = _CONTEXT.Process(target=_publish, args=(store, mib, channel, ready, done), daemon=True)
-    child.start()
-    try:
-        if not ready.wait(READY_S):
-            raise TimeoutError(f"the trainer did not publish within {READY_S} s")
-        yield
-    finally:
-        done.set()
-        child.join(READY_S)
+class Elsewhere:
+    """Publishes versions of `mib`, one a second, to the channel it is told; at first to none.
+
+    A context manager; on entry it has published one version to each of `channels`.
+    """
+
+    def __init__(self, store: str, mib: int, channels: tuple[str, ...]) -> None:
+        self._told, heard = _CONTEXT.Pipe()
+        self._process = _CONTEXT.Process(
+            target=_train, args=(store, mib, channels, heard), daemon=True
+        )
+
+    def __enter__(self) -> Self:
+        self._process.start()
+        if not self._told.poll(READY_S):
+            self._process.kill()
+            raise TimeoutError(f"the trainer did not publish within {READY_S:.0f} s")
+        self._told.recv()
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self._told.send(None)
+        self._process.join(READY_S)
+
+    def publish_to(self, channel: str) -> None:
+        """From now on to this channel; "" rests."""
+        self._told.send(channel)
 
 
-def _publish(store: str, mib: int, channel: str, ready: Event, done: Event) -> None:
+def _train(store_url: str, mib: int, channels: tuple[str, ...], heard: Connection) -> None:
+    os.nice(LOWEST_PRIORITY)
     torch.set_num_threads(1)
-    model = Ballast(mib)
-    module = model.build()
-    assert isinstance(module, Weights)
-    with Publisher(store, model=model, channel=channel, deltas="off") as publisher:
-        # Seeds above those of a trainer before this one: every version is a new one.
-        first = max(publisher.store.versions(model.name), default=0) + 1
-        number = 0
-        started = time.monotonic()
-        while not done.is_set():
-            publisher.publish(fill(module, first + number), step=first + number)
-            ready.set()
-            number += 1
-            done.wait(max(0.0, started + number - time.monotonic()))
+    model, module = Ballast(mib), Weights(mib).eval()
+    with open_store(store_url) as store:
+        # One trainer: a second epoch would fence the first.
+        epoch = store.acquire_epoch(model.name, "benchmark")
+        publishers = {
+            # Every word changes: deltas would only be tried.
+            channel: Publisher(store, model=model, channel=channel, epoch=epoch, deltas="off")
+            for channel in channels
+        }
+        # The step is the seed of the weights, so every version is a new one.
+        step = max(store.versions(model.name), default=0)
+        for publisher in publishers.values():
+            step += 1
+            publisher.publish(fill(module, step), step=step)
+        heard.send("ready")
+        channel, due = "", 0.0
+        while True:
+            rest = max(0.0, due - time.monotonic()) if channel else None
+            if heard.poll(rest):
+                channel, due = heard.recv(), time.monotonic()
+                if channel is None:
+                    return
+                continue
+            step += 1
+            publishers[channel].publish(fill(module, step), step=step)
+            due += EVERY_S

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from chassis.tensors import Signature, TensorSpec
 from inference_service.slot import Slots
 from model_store.digests import digest
 from model_store.records import Manifest, Program, ProgramKind
+from model_store.redis_blobs import CHUNK_BYTES
+from model_store.redis_connection import RedisConnection
 
 FLIPS = 20_000
 REPEATS = 3
@@ -30,21 +33,52 @@ class Flips:
     most_us: float
 
 
-def floor_s(directory: Path, mib: int) -> float:
+def file_floor_s(directory: Path, mib: int) -> float:
     """Seconds to read a file of `mib` MiB, digest it, copy it into a tensor and digest that; the
     least of three."""
     path = directory / "floor"
-    path.write_bytes(np.random.default_rng(0).bytes(mib * MIB))
-    target = torch.empty(mib * MIB, dtype=torch.uint8)
-    target.fill_(0)
-    least = min(_timed(path, target) for _ in range(REPEATS))
+    path.write_bytes(_content(mib))
+    least = _least(path.read_bytes, mib)
     path.unlink()
     return least
 
 
-def _timed(path: Path, target: torch.Tensor) -> float:
+def redis_floor_s(url: str, mib: int) -> float:
+    """The same where the bytes are values of a Redis server, in chunks as the store has them."""
+    content = memoryview(_content(mib))
+    chunks = [content[at : at + CHUNK_BYTES] for at in range(0, len(content), CHUNK_BYTES)]
+    keys = [f"floor:{index}" for index in range(len(chunks))]
+    redis = RedisConnection(url)
+    for key, chunk in zip(keys, chunks, strict=True):
+        redis.ask_all([("SET", key, chunk)])
+
+    def read() -> memoryview:
+        # Fresh memory, as reading a file takes it.
+        received = np.empty(len(content), dtype=np.uint8).data
+        parts = [received[at : at + CHUNK_BYTES] for at in range(0, len(received), CHUNK_BYTES)]
+        if not redis.fill(keys, parts):
+            raise RuntimeError("the server lost what the floor is measured with")
+        return received
+
+    least = _least(read, mib)
+    redis.ask("DEL", *keys)
+    redis.close()
+    return least
+
+
+def _content(mib: int) -> bytes:
+    return np.random.default_rng(0).bytes(mib * MIB)
+
+
+def _least(read: Callable[[], bytes | memoryview], mib: int) -> float:
+    target = torch.empty(mib * MIB, dtype=torch.uint8)
+    target.fill_(0)
+    return min(_timed(read, target) for _ in range(REPEATS))
+
+
+def _timed(read: Callable[[], bytes | memoryview], target: torch.Tensor) -> float:
     started = time.perf_counter()
-    content = path.read_bytes()
+    content = read()
     digest(content)
     target.numpy()[:] = np.frombuffer(content, dtype=np.uint8)
     digest(target.numpy().data)

@@ -7,7 +7,7 @@ import socket
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,9 @@ import numpy as np
 from benchmarks.stack import HOST, Service, Stack
 from benchmarks.swap.ballast import Ballast, Weights, fill
 from benchmarks.swap.callers import Callers, Seen
-from benchmarks.swap.elsewhere import publishing
-from benchmarks.swap.floors import floor_s
+from benchmarks.swap.calm import FOLLOWED, NONE, UNFOLLOWED, Calm, Phases, order
+from benchmarks.swap.elsewhere import Elsewhere
+from benchmarks.swap.floors import file_floor_s, redis_floor_s
 from chassis.errors import Unavailable
 from headrace.cli.calls import REPLICA, calling
 from headrace.publisher import Publisher
@@ -29,10 +30,11 @@ from protos.headrace.v1 import replica_pb2
 WITHIN_S = 120.0
 POLL_S = 0.002
 CALLERS = 8
+# Before the first phase, and of each before it counts.
+WARM_UP_S = 3.0
+SETTLE_S = 1.0
 # Between the requests of a caller where both cores are to have time to spare.
 CALM_PAUSE_S = 0.02
-# A channel that no replica follows.
-UNFOLLOWED = "elsewhere"
 # Swaps after which memory is compared with the end: allocators have settled.
 SETTLED = 50
 
@@ -53,30 +55,10 @@ class Swaps:
 
 
 @dataclass(frozen=True, slots=True)
-class Calm:
-    """p99 in milliseconds of phases in turn: without publications, with one a second that no
-    replica follows, with one a second that both load. `requests_per_s` is what callers asked."""
-
-    without_ms: tuple[float, ...]
-    unfollowed_ms: tuple[float, ...]
-    publishing_ms: tuple[float, ...]
-    requests_per_s: float
-
-    @property
-    def ratio(self) -> float:
-        """Of the medians, with publications to without."""
-        return float(np.median(self.publishing_ms) / np.median(self.without_ms))
-
-    @property
-    def trainer_ratio(self) -> float:
-        """The part of it that the trainer has, whoever loads what it makes."""
-        return float(np.median(self.unfollowed_ms) / np.median(self.without_ms))
-
-
-@dataclass(frozen=True, slots=True)
 class Arrival:
     """How a version came to answer: milliseconds of the publish call, and from its end to the first
-    answer of the new version; medians and the worst. `floor_ms` is reading, copying and hashing."""
+    answer of the new version; medians and the worst. `floor_ms` is reading from that store, copying
+    and hashing."""
 
     store: str
     mib: int
@@ -196,10 +178,12 @@ def swaps_under_load(directory: Path, count: int) -> Swaps:
         )
 
 
-async def _beside(address: str, model: str, work: Callable[[Seen], float]) -> tuple[Seen, float]:
+async def _beside(
+    address: str, model: str, work: Callable[[Seen], float], pause_s: float = 0.0
+) -> tuple[Seen, float]:
     """What callers saw while `work`, which may look at it meanwhile, ran; and what it returned."""
     done = asyncio.Event()
-    callers = Callers(address, model, CALLERS)
+    callers = Callers(address, model, CALLERS, pause_s)
     asking = asyncio.create_task(callers.until(done))
     try:
         seconds = await asyncio.to_thread(work, callers.seen)
@@ -209,33 +193,32 @@ async def _beside(address: str, model: str, work: Callable[[Seen], float]) -> tu
 
 
 def calm(directory: Path, mib: int, phase_s: float, rounds: int) -> Calm:
-    """Phases without and with one publication a second, in turn, on one running stack.
+    """Short phases without and with one publication a second, in turn, on one running stack.
 
     Callers rest between their requests: where they leave no time on the cores, whatever else runs
     there, a trainer or a load, comes out of theirs.
     """
     model = Ballast(mib)
-    with Stack(model, directory, replicas=2, threads=1) as stack:
-        p99: dict[str, list[float]] = {"": [], UNFOLLOWED: [], "stable": []}
-        answers = 0
+    with (
+        Stack(model, directory, replicas=2, threads=1) as stack,
+        Elsewhere(stack.store, mib, (UNFOLLOWED, FOLLOWED)) as trainer,
+    ):
+        phases = Phases()
 
-        def phase(seconds: float) -> float:
-            nonlocal answers
-            callers = Callers(stack.gateway.address(), model.name, CALLERS, CALM_PAUSE_S)
-            seen = asyncio.run(callers.run(seconds))
-            answers += seen.answers
-            return seen.p99_ms()
+        def work(_seen: Seen) -> float:
+            # Connections, caches and learned latencies first.
+            time.sleep(WARM_UP_S)
+            for channel in order(rounds):
+                trainer.publish_to(channel)
+                time.sleep(SETTLE_S)
+                began = time.monotonic()
+                time.sleep(phase_s)
+                phases.add(channel, began, time.monotonic())
+            trainer.publish_to(NONE)
+            return 0.0
 
-        # One round first: connections, caches and learned latencies.
-        phase(phase_s / 2)
-        answers = 0
-        for _ in range(rounds):
-            for channel, found in p99.items():
-                with publishing(stack.store, mib, channel) if channel else nullcontext():
-                    found.append(phase(phase_s))
-        rate = answers / (phase_s * rounds * len(p99))
-        without, unfollowed, followed = (tuple(found) for found in p99.values())
-        return Calm(without, unfollowed, followed, rate)
+        seen, _ = asyncio.run(_beside(stack.gateway.address(), model.name, work, CALM_PAUSE_S))
+    return phases.calm(seen.sent_s, seen.latencies_s)
 
 
 def arrival(directory: Path, kind: str, store: str, mib: int, count: int) -> Arrival:
@@ -266,7 +249,7 @@ def arrival(directory: Path, kind: str, store: str, mib: int, count: int) -> Arr
         float(np.median(publish_s)) * 1000,
         float(np.median(first_s)) * 1000,
         max(first_s) * 1000,
-        floor_s(directory, mib) * 1000,
+        1000 * (redis_floor_s(store, mib) if kind == "redis" else file_floor_s(directory, mib)),
     )
 
 

@@ -66,6 +66,10 @@ class PinnedStaging(Staging):
         # Pinned at the first load, kept ever after.
         self._kept: Chunks | None = None
 
+    def give_way(self) -> None:
+        """As the inner one."""
+        self._inner.give_way()
+
     @contextmanager
     def during(self) -> Iterator[None]:
         """As the inner one."""

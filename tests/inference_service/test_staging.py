@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,7 +24,7 @@ from inference_service.policy.staging_rate import (
     STEP,
     StagingRate,
 )
-from inference_service.staging import LONGEST_S, PART_BYTES, Paced, Staging
+from inference_service.staging import AT_ONCE, LONGEST_S, PART_BYTES, Paced, Staging
 from model_store.digests import digest
 from tests.inference_service.line import expected
 from tests.inference_service.served_replica import ServedReplica
@@ -291,6 +294,28 @@ async def test_loads_finish_under_batches_that_never_stop(line, store_url):
         status = await replica.status()
         assert status.staging.calm_p99_ms > 0
         assert status.staging.bytes_per_s == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priorities of their own")
+def test_a_thread_that_loads_gives_way_and_no_other():
+    found = {}
+
+    def load(name, staging):
+        staging.give_way()
+        found[name] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    usual = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    rate = StagingRate(floor=MIB)
+    for name, staging in {
+        "nice": Paced(rate, nice=7),
+        "as before": Paced(rate),
+        "at once": AT_ONCE,
+    }.items():
+        thread = threading.Thread(target=load, args=(name, staging))
+        thread.start()
+        thread.join()
+    assert found == {"nice": usual + 7, "as before": usual, "at once": usual}
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == usual
 
 
 async def test_pacing_can_be_switched_off(line, store_url):
