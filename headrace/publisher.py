@@ -379,7 +379,12 @@ def _retried(call: Callable[[], _Result]) -> _Result:
         try:
             return call()
         except Unavailable as error:
-            log.warning("the model store is unavailable", why=error.message, retry_in_s=delay_s)
+            log.warning(
+                "the model store is unavailable",
+                reason=error.reason,
+                message=error.message,
+                retry_in_s=delay_s,
+            )
             time.sleep(delay_s)
     return call()
 

@@ -43,7 +43,7 @@ from protos.headrace.v1 import gateway_pb2, replica_pb2
 from protos.inference import grpc_service_pb2 as oip
 
 POLL_S = 0.05
-READY_WITHIN_S = 90.0
+READY_WITHIN_S = 240.0
 WARM_VERSIONS = 4
 BASELINE_S = 2.0
 PROOF_S = 1.5

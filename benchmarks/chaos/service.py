@@ -16,7 +16,8 @@ from benchmarks.interrupts import held_interrupts
 from chassis.settings import child_environment
 
 HOST = "127.0.0.1"
-START_WITHIN_S = 90.0
+# Thirty at once on two cores need a minute.
+START_WITHIN_S = 240.0
 STOP_WITHIN_S = 30.0
 POLL_S = 0.02
 ROOT = Path(__file__).parents[2]

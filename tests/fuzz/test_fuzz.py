@@ -9,7 +9,7 @@ from tests.fuzz.plan import shot_of, shots
 
 pytestmark = pytest.mark.system
 
-MUTATIONS, HOSTILE = 3_000, 600
+MUTATIONS, HOSTILE = 1_500, 300
 
 
 def test_a_short_run_breaks_nothing(tmp_path):

@@ -16,6 +16,7 @@ from benchmarks.chaos.stores import FilePlace
 from model_store.records import Manifest
 
 LARGEST_FILE = 4096
+FAILING_FSYNCS = 30
 
 Damage = Callable[[Path, Scene], None]
 
@@ -144,8 +145,9 @@ def failing_fsync(scene: Scene) -> None:
         scene.expect("log", "STORE_UNAVAILABLE", 10.0)
         scene.expect_overdue()
         trainer.stop()
-        # Every publication tries four times: two fail, the third one succeeds after some tries.
-        scene.publish(4, every_s=SILENCE_S / 2, failing_fsyncs=10)
+        # A publication writes some files side by side and tries each four times: the first ones
+        # fail, a later one succeeds after some tries.
+        scene.publish(4, every_s=SILENCE_S / 2, failing_fsyncs=FAILING_FSYNCS)
         scene.wait_served()
 
 
@@ -192,6 +194,9 @@ SCENARIOS = (
     ),
     Scenario("quota", f"RLIMIT_FSIZE of {LARGEST_FILE} bytes on a publisher", FilePlace, quota),
     Scenario(
-        "fsync", "the first 10 calls of fsync in a publisher end in EIO", FilePlace, failing_fsync
+        "fsync",
+        f"the first {FAILING_FSYNCS} calls of fsync in a publisher end in EIO",
+        FilePlace,
+        failing_fsync,
     ),
 )

@@ -14,8 +14,7 @@ LOAD_POINTS = ("load.after_fetch", "load.after_fill", "load.before_flip", "load.
 # As status and log write it; a bare word would also be found in "rejected".
 EJECTED = r'"state": "ejected"'
 PUBLICATIONS, PUBLISHED_IN_S = 100, 10.0
-# 32 in the catalogue of faults; two cores run no more than this beside everything else.
-MANY = 8
+MANY = 32
 
 
 def killed(scene: Scene) -> None:
@@ -137,7 +136,7 @@ SCENARIOS = (
     ),
     Scenario(
         "many-replicas",
-        f"{MANY} replicas at one publication (32 do not fit two cores)",
+        f"{MANY} replicas at one publication",
         FilePlace,
         many_replicas,
         Extent(replicas=MANY, callers=4),
