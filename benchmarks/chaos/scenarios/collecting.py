@@ -43,8 +43,9 @@ def slow_readers(scene: Scene) -> None:
         scene.wait(lambda: scene.swaps(reader) >= before + 2, within_s=30.0, what="it goes on")
         trainer.stop()
         _end(scene, collector_code=_stopped(collector))
-        # A version may go before a reader that is late begins with it, and says VERSION_NOT_FOUND;
-        # from then on it is leased.
+        # A version may go before a reader that is late begins with it, and says VERSION_NOT_FOUND.
+        # Later the reader goes on to a newer one by itself, leased or not: that a lease keeps a
+        # version is for the pinned one to show.
         lost = [what for one in scene.replicas for what in scene.failures(one) if "BLOB" in what]
         if lost:
             raise NotInTime(f"a reader lost what it read: {lost}")
