@@ -19,10 +19,11 @@ HOUR_MS = 3_600_000
 X = {"x": rows(1, seed=1)}
 
 
-@pytest.fixture
-def client(tmp_path):
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
     """Of a gateway over two replicas: version 1 is young, version 2 an hour old."""
-    url = f"file://{tmp_path}/store"
+    directory = tmp_path_factory.mktemp("staleness")
+    url = f"file://{directory}/store"
     with Publisher(url, model=Integers(), channel="young") as publisher:
         publisher.publish(Integers().build(), step=70)
         young = publisher.store.manifest("integers", 1)
@@ -30,7 +31,7 @@ def client(tmp_path):
         old = replace(young, version=0, commit_id="", step=10, step_time_ms=trained)
         publish(publisher.store, old, channel="old")
     own = {0: {"models": "integers@young"}, 1: {"models": "integers@old"}}
-    stack = Stack(tmp_path, url, "integers", own_settings=own).start()
+    stack = Stack(directory, url, "integers", own_settings=own).start()
     with Client(stack.gateway.address) as client:
         wait_until(
             lambda: versions(client, 4) == {1, 2}, within_s=60, what="both replicas are asked"

@@ -13,10 +13,12 @@ pytestmark = pytest.mark.system
 
 @pytest.fixture(params=["file", "redis", "s3"])
 def store(request):
-    """Options that name the store."""
-    if request.param != "s3":
-        return ["--store", request.param]
-    return ["--store-url", request.getfixturevalue("s3_server").url("up")]
+    """Options that name the store; beside files one replica is enough."""
+    if request.param == "file":
+        return ["--store", "file"]
+    if request.param == "redis":
+        return ["--store", "redis", "--replicas", "1"]
+    return ["--store-url", request.getfixturevalue("s3_server").url("up"), "--replicas", "1"]
 
 
 def test_the_loop_serves_ever_better_versions(store, tmp_path):
