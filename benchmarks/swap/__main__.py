@@ -108,7 +108,9 @@ class Run:
             for kind in ("file", "redis"):
                 self.progress.update(self.task, description=f"arrivals: {mib} MiB, {kind}")
                 with _directory() as directory, measures.stores(directory) as urls:
-                    found = measures.arrival(directory, kind, urls[kind], mib, self._count(mib))
+                    found = measures.arrival(
+                        directory, kind, urls[kind], mib, self._count(mib), self.options.pause_s
+                    )
                 self.report.arrivals.append(found)
 
     def _count(self, mib: int) -> int:
@@ -209,7 +211,8 @@ def _others_table(report: Report) -> Table:
             lines.append([about, f"{p99_ms:.2f} ms"])
         for what, ratio in (
             ("with publications to without", calm.publishing),
-            ("the trainer's part of it", calm.unfollowed),
+            ("of that the trainer's, on the same cores", calm.unfollowed),
+            ("of that the replicas', loading", calm.loading),
         ):
             spread = f"{ratio.ratio:.3f} (90 % of draws {ratio.low:.3f} to {ratio.high:.3f})"
             lines.append([f"p99 {what}", spread])
@@ -261,6 +264,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--swaps", type=int, default=1000, help="versions published under load")
     add("--mib", type=int, nargs="+", default=[1, 10, 100, 1000], help="sizes of a version")
     add("--count", type=int, default=0, help="publications per size and store (0: by size)")
+    add("--pause-s", type=float, default=0.0, help="rest of callers beside arrivals")
     add("--replicas", type=int, default=4, help="of a host that shares a cache; that roll back")
     add("--calm-mib", type=int, default=10, help="size of the version published each second")
     add("--phase-s", type=float, default=4.0, help="seconds of a phase with or without them")

@@ -35,13 +35,15 @@ class Ratio:
 @dataclass(frozen=True, slots=True)
 class Calm:
     """p99 in milliseconds without publications, with one a second that no replica follows, with one
-    a second that all load; what each costs beside none; rounds and answers behind it."""
+    a second that all load. `publishing` is the last over the first, `unfollowed` the second over
+    the first: what a trainer on the same cores costs, and `loading` the last over the second."""
 
     without_ms: float
     unfollowed_ms: float
     publishing_ms: float
     publishing: Ratio
     unfollowed: Ratio
+    loading: Ratio
     rounds: int
     answers: int
     requests_per_s: float
@@ -81,6 +83,7 @@ class Phases:
             _p99_ms(followed),
             _ratio(followed, without),
             _ratio(unfollowed, without),
+            _ratio(followed, unfollowed),
             len(without),
             answers,
             answers / seconds,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Self
@@ -33,17 +34,24 @@ class Elsewhere:
     """
 
     def __init__(self, store: str, mib: int, channels: tuple[str, ...]) -> None:
-        self._told, heard = _CONTEXT.Pipe()
+        self._told, self._heard = _CONTEXT.Pipe()
         self._process = _CONTEXT.Process(
-            target=_train, args=(store, mib, channels, heard), daemon=True
+            target=_train, args=(store, mib, channels, self._heard), daemon=True
         )
 
     def __enter__(self) -> Self:
         self._process.start()
-        if not self._told.poll(READY_S):
+        # This process's copy would keep the pipe open after the trainer's end.
+        self._heard.close()
+        try:
+            if not self._told.poll(READY_S):
+                raise RuntimeError(f"the trainer did not publish within {READY_S:.0f} s")
+            self._told.recv()
+        except EOFError:
+            raise RuntimeError("the trainer ended before it published") from None
+        except BaseException:
             self._process.kill()
-            raise TimeoutError(f"the trainer did not publish within {READY_S:.0f} s")
-        self._told.recv()
+            raise
         return self
 
     def __exit__(
@@ -52,8 +60,11 @@ class Elsewhere:
         _error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
-        self._told.send(None)
+        # It may have ended by itself.
+        with suppress(BrokenPipeError):
+            self._told.send(None)
         self._process.join(READY_S)
+        self._process.kill()
 
     def publish_to(self, channel: str) -> None:
         """From now on to this channel; "" rests."""

@@ -221,7 +221,9 @@ def calm(directory: Path, mib: int, phase_s: float, rounds: int) -> Calm:
     return phases.calm(seen.sent_s, seen.latencies_s)
 
 
-def arrival(directory: Path, kind: str, store: str, mib: int, count: int) -> Arrival:
+def arrival(
+    directory: Path, kind: str, store: str, mib: int, count: int, pause_s: float
+) -> Arrival:
     """From a publication to its first answer, on one replica behind a gateway."""
     model = Ballast(mib)
     with Stack(model, directory, replicas=1, threads=1, store=store) as stack:
@@ -238,7 +240,7 @@ def arrival(directory: Path, kind: str, store: str, mib: int, count: int) -> Arr
                 time.sleep(0.3)
             return 0.0
 
-        seen, _ = asyncio.run(_beside(stack.gateway.address(), model.name, publish))
+        seen, _ = asyncio.run(_beside(stack.gateway.address(), model.name, publish, pause_s))
         trainer.close()
     # The first publication of a publisher acquires its epoch and sends all blobs.
     spans = [(ended - started, seen.first_s[v] - ended) for started, ended, v in published[1:]]

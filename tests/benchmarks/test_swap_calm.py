@@ -26,6 +26,7 @@ def test_a_cost_is_found_through_a_drift():
     assert calm.publishing.ratio == pytest.approx(2.0, rel=0.1)
     assert 1.5 < calm.publishing.low <= calm.publishing.ratio <= calm.publishing.high < 2.5
     assert calm.unfollowed.low <= 1.0 <= calm.unfollowed.high
+    assert calm.loading.ratio == pytest.approx(2.0, rel=0.1)
     assert calm.publishing_ms == pytest.approx(calm.without_ms * calm.publishing.ratio)
 
 
