@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from chassis.errors import HeadraceError
 from chassis.telemetry import logger
 from inference_service.repository import Repository
-from inference_service.served import LoadFailure, ServedModel
+from inference_service.served import ServedModel
+from inference_service.served_snapshot import LoadFailure
 from inference_service.slot import SlotState
 from protos.inference import grpc_service_pb2 as oip
 

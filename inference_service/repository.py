@@ -27,7 +27,8 @@ from chassis.telemetry import logger
 from inference_service import metrics
 from inference_service.architecture import Architecture
 from inference_service.following import Following
-from inference_service.served import Directive, LoadFailure, ServedModel
+from inference_service.served import Directive, ServedModel
+from inference_service.served_snapshot import LoadFailure
 from inference_service.settings import DEFAULT_CHANNEL, Followed, ReplicaSettings
 from inference_service.stored import StoredVersions, Target
 from inference_service.trust import Trust

@@ -12,7 +12,8 @@ from inference_service.admission import Admission
 from inference_service.instance import GraphReport
 from inference_service.policy.staging_rate import StagingSnapshot
 from inference_service.readiness import Readiness
-from inference_service.served import EngineReport, ServedModel, ServedSnapshot
+from inference_service.served import ServedModel
+from inference_service.served_snapshot import EngineReport, ServedSnapshot
 from inference_service.staging import Staging
 from protos.headrace.v1 import replica_pb2
 

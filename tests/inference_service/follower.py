@@ -12,7 +12,8 @@ from inference_service.architecture import AS_IT_COMES, Architecture, Choice
 from inference_service.engines.compiler import Compiler
 from inference_service.leases import Leases
 from inference_service.loader import Loader
-from inference_service.served import ServedModel, ServedSnapshot
+from inference_service.served import ServedModel
+from inference_service.served_snapshot import ServedSnapshot
 from inference_service.settings import Followed
 from inference_service.slot import Slot
 from inference_service.staging import AT_ONCE, Staging

@@ -135,6 +135,18 @@ def test_a_channel_keeps_the_epoch_of_its_last_publisher(store: Store) -> None:
     assert move(store, 1, 1, held=True).epoch == epoch
 
 
+def test_history_tells_the_epoch_of_each_move(store: Store, opened: Opener) -> None:
+    made(store, 1)
+    move(store, 1, 0)
+    for revision, owner in enumerate(("first", "second"), start=1):
+        move(store, 1, revision, epoch=store.acquire_epoch(MODEL, owner))
+    # An operator's, who has none: that of the publisher before.
+    move(store, 1, 3)
+    channel = opened().channel(MODEL, "stable")
+    assert channel is not None
+    assert [past.epoch for past in channel.history] == [0, 1, 2, 2]
+
+
 def test_history_keeps_the_newest_32_moves(store: Store) -> None:
     made(store, 1)
     for revision in range(40):
