@@ -109,14 +109,17 @@ class Loader:
 
     def _pursue(self) -> None:
         _preload()
-        # After it: at the start nobody is answered yet, and everybody waits for the first version.
-        self._architecture.staging.give_way()
         # What this thread asks of the device goes beside the batches, not between them.
         with self._architecture.lane.entered():
             self._load_wanted()
 
     def _load_wanted(self) -> None:
+        gives_way = False
         while (version := self._served.wait_for_version()) is not None:
+            if self._served.ready and not gives_way:
+                # Not before: until a version serves, everybody waits for this thread.
+                self._architecture.staging.give_way()
+                gives_way = True
             started = time.perf_counter()
             try:
                 self._load(version, started)

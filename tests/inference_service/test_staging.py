@@ -26,6 +26,7 @@ from inference_service.policy.staging_rate import (
 )
 from inference_service.staging import AT_ONCE, LONGEST_S, PART_BYTES, Paced, Staging
 from model_store.digests import digest
+from tests.inference_service.follower import Follower
 from tests.inference_service.line import expected
 from tests.inference_service.served_replica import ServedReplica
 
@@ -316,6 +317,17 @@ def test_a_thread_that_loads_gives_way_and_no_other():
         thread.join()
     assert found == {"nice": usual + 7, "as before": usual, "at once": usual}
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == usual
+
+
+def test_a_loader_gives_way_once_a_version_serves(line, store_url, monkeypatch):
+    gave_way = []
+    monkeypatch.setattr(Staging, "give_way", lambda _: gave_way.append(threading.current_thread()))
+    with Follower(store_url) as follower:
+        follower.wait_serving(line.publish(1.0))
+        assert gave_way == []
+        for weight in (2.0, 3.0):
+            follower.wait_serving(line.publish(weight))
+        assert [thread.name for thread in gave_way] == ["load-affine"]
 
 
 async def test_pacing_can_be_switched_off(line, store_url):
