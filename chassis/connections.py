@@ -15,6 +15,7 @@ from chassis.tls import ClientTls, channel_credentials
 # A SIGSTOPped peer stays hidden for 60 s beyond keepalive unless ping_timeout_ms is lowered too.
 KEEPALIVE_MS = 10_000
 PING_TIMEOUT_MS = 3_000
+CONNECT_WITHIN_MS = 2_000
 DEFAULT_MESSAGE_BYTES = 256 * 1024 * 1024
 # Where calls are not bounded: as many as the settings' default allows at once.
 PENDING_CALLS = 16_384
@@ -148,7 +149,9 @@ def client_options(message_bytes: int = DEFAULT_MESSAGE_BYTES) -> Options:
         ("grpc.keepalive_permit_without_calls", 1),
         # A replica that restarts on its port must be found again within a fraction of a second.
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        # What gRPC calls so is how long one attempt may take: a server whose machine is busy
+        # accepts at once and shakes hands when it has a core.
+        ("grpc.min_reconnect_backoff_ms", CONNECT_WITHIN_MS),
         ("grpc.max_reconnect_backoff_ms", 1_000),
         # Endpoints of one process must not share a connection's fate, nor its flow control.
         ("grpc.use_local_subchannel_pool", 1),

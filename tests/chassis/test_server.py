@@ -57,6 +57,27 @@ async def failure(call):
     return caught.value
 
 
+async def test_a_server_that_is_slow_to_shake_hands_is_waited_for(server):
+    """As one whose machine is busy: the kernel accepts, nobody reads for a while."""
+
+    async def pump(reader, writer):
+        while content := await reader.read(65536):
+            writer.write(content)
+        writer.close()
+
+    async def serve(reader, writer):
+        await asyncio.sleep(0.7)
+        there, back = await asyncio.open_connection("127.0.0.1", server.port)
+        await asyncio.gather(pump(reader, back), pump(there, writer))
+
+    slow = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = slow.sockets[0].getsockname()[1]
+    async with open_aio_channel(f"127.0.0.1:{port}") as channel:
+        answer = await Stub(channel, SERVICE).ServerLive(oip.ServerLiveRequest(), timeout=10)
+    assert answer.live
+    slow.close()
+
+
 async def test_answers_and_streams(channel):
     stub = Stub(channel, SERVICE)
     assert (await stub.ServerLive(oip.ServerLiveRequest())).live
