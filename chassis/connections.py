@@ -15,6 +15,7 @@ from chassis.tls import ClientTls, channel_credentials
 # A SIGSTOPped peer stays hidden for 60 s beyond keepalive unless ping_timeout_ms is lowered too.
 KEEPALIVE_MS = 10_000
 PING_TIMEOUT_MS = 3_000
+# One attempt to connect, handshakes included.
 CONNECT_WITHIN_MS = 2_000
 DEFAULT_MESSAGE_BYTES = 256 * 1024 * 1024
 # Where calls are not bounded: as many as the settings' default allows at once.

@@ -45,18 +45,13 @@ def file_floor_s(directory: Path, mib: int) -> float:
 
 def redis_floor_s(url: str, mib: int) -> float:
     """The same where the bytes are values of a Redis server, in chunks as the store has them."""
-    content = memoryview(_content(mib))
-    chunks = [content[at : at + CHUNK_BYTES] for at in range(0, len(content), CHUNK_BYTES)]
-    keys = [f"floor:{index}" for index in range(len(chunks))]
     redis = RedisConnection(url)
-    for key, chunk in zip(keys, chunks, strict=True):
-        redis.ask_all([("SET", key, chunk)])
+    keys = put_chunks(redis, _content(mib))
 
     def read() -> memoryview:
         # Fresh memory, as reading a file takes it.
-        received = np.empty(len(content), dtype=np.uint8).data
-        parts = [received[at : at + CHUNK_BYTES] for at in range(0, len(received), CHUNK_BYTES)]
-        if not redis.fill(keys, parts):
+        received = np.empty(mib * MIB, dtype=np.uint8).data
+        if not redis.fill(keys, chunks_of(received)):
             raise RuntimeError("the server lost what the floor is measured with")
         return received
 
@@ -64,6 +59,20 @@ def redis_floor_s(url: str, mib: int) -> float:
     redis.ask("DEL", *keys)
     redis.close()
     return least
+
+
+def put_chunks(redis: RedisConnection, content: bytes) -> list[str]:
+    """Sends the content in chunks; returns the key of each."""
+    chunks = chunks_of(memoryview(content))
+    keys = [f"chunk:{index}" for index in range(len(chunks))]
+    for key, chunk in zip(keys, chunks, strict=True):
+        redis.ask_all([("SET", key, chunk)])
+    return keys
+
+
+def chunks_of(view: memoryview) -> list[memoryview]:
+    """As a Redis store cuts it."""
+    return [view[at : at + CHUNK_BYTES] for at in range(0, len(view), CHUNK_BYTES)]
 
 
 def _content(mib: int) -> bytes:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from benchmarks.swap.ballast import MIB
+from benchmarks.swap.floors import chunks_of, put_chunks
 from model_store.blobs import PART_BYTES, at_once
 from model_store.digests import digest_in_parts
 from model_store.durable_files import read_file_into
@@ -39,11 +40,8 @@ def passes(directory: Path, redis_url: str, mib: int) -> Passes:
     source = torch.frombuffer(bytearray(content), dtype=torch.uint8)
     target = torch.zeros(mib * MIB, dtype=torch.uint8)
     view = target.numpy().data
-    parts = [view[at : at + PART_BYTES] for at in range(0, len(view), PART_BYTES)]
-    keys = [f"passes:{index}" for index in range(len(parts))]
     redis = RedisConnection(redis_url)
-    for key, at in zip(keys, range(0, len(view), PART_BYTES), strict=True):
-        redis.ask_all([("SET", key, memoryview(content)[at : at + PART_BYTES])])
+    keys, parts = put_chunks(redis, content), chunks_of(view)
     found = Passes(
         mib,
         _ms(path.read_bytes),
